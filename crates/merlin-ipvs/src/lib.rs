@@ -1,0 +1,1 @@
+//! IPVS of the Linux kernel over generic netlink.
