@@ -69,9 +69,18 @@ pub struct RealServer {
 pub enum Change {
     /// Created or updated, with the servers it has; those did not change.
     ServicePut(Arc<VirtualService>),
-    ServiceDeleted { id: ServiceId, key: ServiceKey },
-    ServerPut { service: ServiceId, server: Arc<RealServer> },
-    ServerDeleted { service: ServiceId, key: RealServerKey },
+    ServiceDeleted {
+        id: ServiceId,
+        key: ServiceKey,
+    },
+    ServerPut {
+        service: ServiceId,
+        server: Arc<RealServer>,
+    },
+    ServerDeleted {
+        service: ServiceId,
+        key: RealServerKey,
+    },
 }
 
 /// What an accepted command did.
@@ -114,11 +123,19 @@ pub struct Remembered {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
     #[error("services {first} and {second} share the key {key}")]
-    SharedKey { first: ServiceId, second: ServiceId, key: ServiceKey },
+    SharedKey {
+        first: ServiceId,
+        second: ServiceId,
+        key: ServiceKey,
+    },
     #[error("service {0} appears twice")]
     Duplicate(ServiceId),
     #[error("{what} of service {service} is newer than the catalog's revision {revision}")]
-    FromTheFuture { service: ServiceId, what: &'static str, revision: Revision },
+    FromTheFuture {
+        service: ServiceId,
+        what: &'static str,
+        revision: Revision,
+    },
 }
 
 // === impl Catalog ===
@@ -130,7 +147,10 @@ impl Catalog {
         services: impl IntoIterator<Item = VirtualService>,
         remembered: impl IntoIterator<Item = Remembered>,
     ) -> Result<Self, RestoreError> {
-        let mut catalog = Self { revision, ..Self::default() };
+        let mut catalog = Self {
+            revision,
+            ..Self::default()
+        };
         for service in services {
             if let Some(first) = catalog.keys.insert(service.key, service.id.clone()) {
                 if first == service.id {
@@ -140,15 +160,25 @@ impl Catalog {
                 return Err(RestoreError::SharedKey { first, second, key });
             }
             let newest = service.servers.values().map(|server| server.changed).max();
-            let what = if service.changed > revision { Some("the record") } else { None }
-                .or((newest > Some(revision)).then_some("a real server"));
+            let what = if service.changed > revision {
+                Some("the record")
+            } else {
+                None
+            }
+            .or((newest > Some(revision)).then_some("a real server"));
             if let Some(what) = what {
-                return Err(RestoreError::FromTheFuture { service: service.id, what, revision });
+                return Err(RestoreError::FromTheFuture {
+                    service: service.id,
+                    what,
+                    revision,
+                });
             }
             if catalog.services.contains_key(&service.id) {
                 return Err(RestoreError::Duplicate(service.id));
             }
-            catalog.services.insert(service.id.clone(), Arc::new(service));
+            catalog
+                .services
+                .insert(service.id.clone(), Arc::new(service));
         }
         for Remembered { at, id, answer } in remembered {
             catalog.requests.remember(at, id, answer);
@@ -181,7 +211,11 @@ impl Catalog {
     pub fn remembered(&self) -> impl Iterator<Item = Remembered> {
         self.requests.order.iter().filter_map(|(at, id)| {
             let answer = self.requests.answers.get(id)?.clone();
-            Some(Remembered { at: *at, id: id.clone(), answer })
+            Some(Remembered {
+                at: *at,
+                id: id.clone(),
+                answer,
+            })
         })
     }
 
@@ -199,14 +233,22 @@ impl Catalog {
 
     /// Applies one command. The answer depends on the catalog and the command alone.
     pub fn apply(&mut self, command: &Command) -> Result<Applied, Rejection> {
-        if let Some(answer) =
-            command.request_id.as_ref().and_then(|id| self.requests.answers.get(id))
+        if let Some(answer) = command
+            .request_id
+            .as_ref()
+            .and_then(|id| self.requests.answers.get(id))
         {
-            return answer.clone().map(|reply| Applied { reply, changes: Vec::new() });
+            return answer.clone().map(|reply| Applied {
+                reply,
+                changes: Vec::new(),
+            });
         }
         let outcome = self.mutate(command);
         if let Some(id) = &command.request_id {
-            let answer = outcome.as_ref().map(|applied| applied.reply).map_err(Clone::clone);
+            let answer = outcome
+                .as_ref()
+                .map(|applied| applied.reply)
+                .map_err(Clone::clone);
             self.requests.remember(command.at, id.clone(), answer);
         }
         outcome
@@ -245,13 +287,27 @@ impl Catalog {
                 for server in current.servers.values() {
                     server.config.check(&key, &server.key)?;
                 }
-                let service = VirtualService { key, config, changed: next, ..current.clone() };
+                let service = VirtualService {
+                    key,
+                    config,
+                    changed: next,
+                    ..current.clone()
+                };
                 vec![Change::ServicePut(self.put(service))]
             }
             Mutation::DeleteService { id } => self.delete_service(id),
-            Mutation::CreateServer { service, key, config, check } => {
+            Mutation::CreateServer {
+                service,
+                key,
+                config,
+                check,
+            } => {
                 // Before the look-up, so that a bad port is told apart from an unknown service.
-                if key.port == 0 && !self.services.get(service).is_some_and(|s| s.key.is_portless())
+                if key.port == 0
+                    && !self
+                        .services
+                        .get(service)
+                        .is_some_and(|s| s.key.is_portless())
                 {
                     return Err(port_required().into());
                 }
@@ -259,24 +315,44 @@ impl Catalog {
                 let holder = self.existing(service)?;
                 config.check(&holder.key, key)?;
                 if holder.servers.contains_key(key) {
-                    return Err(Rejection::ServerExists { service: service.clone(), key: *key });
+                    return Err(Rejection::ServerExists {
+                        service: service.clone(),
+                        key: *key,
+                    });
                 }
                 let (config, check) = (*config, check.clone());
-                let server =
-                    RealServer { key: *key, config, check, created: next, changed: next };
+                let server = RealServer {
+                    key: *key,
+                    config,
+                    check,
+                    created: next,
+                    changed: next,
+                };
                 vec![self.put_server(service, server)?]
             }
-            Mutation::UpdateServer { service, key, patch } => {
+            Mutation::UpdateServer {
+                service,
+                key,
+                patch,
+            } => {
                 let holder = self.existing(service)?;
-                let current = holder.servers.get(key).ok_or_else(|| Rejection::ServerNotFound {
-                    service: service.clone(),
-                    key: *key,
-                })?;
+                let current = holder
+                    .servers
+                    .get(key)
+                    .ok_or_else(|| Rejection::ServerNotFound {
+                        service: service.clone(),
+                        key: *key,
+                    })?;
                 let (config, check) = patch.merge(&current.config, &current.check)?;
                 config.check(&holder.key, key)?;
                 check.check()?;
-                let server =
-                    RealServer { key: *key, config, check, created: current.created, changed: next };
+                let server = RealServer {
+                    key: *key,
+                    config,
+                    check,
+                    created: current.created,
+                    changed: next,
+                };
                 vec![self.put_server(service, server)?]
             }
             Mutation::DeleteServer { service, key } => self.delete_server(service, key),
@@ -285,7 +361,13 @@ impl Catalog {
         if changed {
             self.revision = next;
         }
-        Ok(Applied { reply: Reply { revision: self.revision, changed }, changes })
+        Ok(Applied {
+            reply: Reply {
+                revision: self.revision,
+                changed,
+            },
+            changes,
+        })
     }
 
     /// When the object a mutation addresses last changed.
@@ -296,9 +378,12 @@ impl Catalog {
             | Mutation::DeleteService { id } => self.services.get(id).map(|s| s.changed),
             Mutation::CreateServer { service, key, .. }
             | Mutation::UpdateServer { service, key, .. }
-            | Mutation::DeleteServer { service, key } => {
-                self.services.get(service)?.servers.get(key).map(|s| s.changed)
-            }
+            | Mutation::DeleteServer { service, key } => self
+                .services
+                .get(service)?
+                .servers
+                .get(key)
+                .map(|s| s.changed),
         }
     }
 
@@ -312,9 +397,10 @@ impl Catalog {
     /// Checks that no service other than `id` owns `key`.
     fn check_free(&self, key: &ServiceKey, id: &ServiceId) -> Result<(), Rejection> {
         match self.keys.get(key) {
-            Some(holder) if holder != id => {
-                Err(Rejection::KeyTaken { key: *key, holder: holder.clone() })
-            }
+            Some(holder) if holder != id => Err(Rejection::KeyTaken {
+                key: *key,
+                holder: holder.clone(),
+            }),
             _ => Ok(()),
         }
     }
@@ -334,10 +420,15 @@ impl Catalog {
             return Vec::new();
         };
         self.keys.remove(&service.key);
-        let server_deleted =
-            |key: &RealServerKey| Change::ServerDeleted { service: id.clone(), key: *key };
+        let server_deleted = |key: &RealServerKey| Change::ServerDeleted {
+            service: id.clone(),
+            key: *key,
+        };
         let mut changes: Vec<_> = service.servers.keys().map(server_deleted).collect();
-        changes.push(Change::ServiceDeleted { id: id.clone(), key: service.key });
+        changes.push(Change::ServiceDeleted {
+            id: id.clone(),
+            key: service.key,
+        });
         changes
     }
 
@@ -347,8 +438,13 @@ impl Catalog {
             .services
             .get_mut(id)
             .ok_or_else(|| Rejection::ServiceNotFound(id.clone()))?;
-        Arc::make_mut(service).servers.insert(server.key, Arc::clone(&server));
-        Ok(Change::ServerPut { service: id.clone(), server })
+        Arc::make_mut(service)
+            .servers
+            .insert(server.key, Arc::clone(&server));
+        Ok(Change::ServerPut {
+            service: id.clone(),
+            server,
+        })
     }
 
     fn delete_server(&mut self, id: &ServiceId, key: &RealServerKey) -> Vec<Change> {
@@ -359,7 +455,10 @@ impl Catalog {
             return Vec::new();
         }
         Arc::make_mut(service).servers.remove(key);
-        vec![Change::ServerDeleted { service: id.clone(), key: *key }]
+        vec![Change::ServerDeleted {
+            service: id.clone(),
+            key: *key,
+        }]
     }
 }
 
@@ -390,6 +489,8 @@ impl VirtualService {
     /// Checks a service built from a stored record rather than by a command.
     pub fn check(&self) -> Result<(), Invalid> {
         self.config.check(&self.key)?;
-        self.servers.values().try_for_each(|server| server.config.check(&self.key, &server.key))
+        self.servers
+            .values()
+            .try_for_each(|server| server.config.check(&self.key, &server.key))
     }
 }

@@ -57,24 +57,45 @@ pub struct Command {
 
 impl Command {
     pub fn new(at: Timestamp, mutation: Mutation) -> Self {
-        Self { at, request_id: None, expected_revision: None, mutation }
+        Self {
+            at,
+            request_id: None,
+            expected_revision: None,
+            mutation,
+        }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mutation {
-    CreateService { id: ServiceId, key: ServiceKey, config: ServiceConfig },
-    UpdateService { id: ServiceId, patch: ServicePatch },
+    CreateService {
+        id: ServiceId,
+        key: ServiceKey,
+        config: ServiceConfig,
+    },
+    UpdateService {
+        id: ServiceId,
+        patch: ServicePatch,
+    },
     /// Deletes the service and all its real servers. Deleting what is not there changes nothing.
-    DeleteService { id: ServiceId },
+    DeleteService {
+        id: ServiceId,
+    },
     CreateServer {
         service: ServiceId,
         key: RealServerKey,
         config: RealServerConfig,
         check: HealthCheck,
     },
-    UpdateServer { service: ServiceId, key: RealServerKey, patch: ServerPatch },
-    DeleteServer { service: ServiceId, key: RealServerKey },
+    UpdateServer {
+        service: ServiceId,
+        key: RealServerKey,
+        patch: ServerPatch,
+    },
+    DeleteServer {
+        service: ServiceId,
+        key: RealServerKey,
+    },
 }
 
 /// An accepted command's answer.
@@ -96,13 +117,22 @@ pub enum Rejection {
     #[error("{key} already belongs to service {holder}")]
     KeyTaken { key: ServiceKey, holder: ServiceId },
     #[error("real server {key} of service {service} already exists")]
-    ServerExists { service: ServiceId, key: RealServerKey },
+    ServerExists {
+        service: ServiceId,
+        key: RealServerKey,
+    },
     #[error("service {0} does not exist")]
     ServiceNotFound(ServiceId),
     #[error("service {service} has no real server {key}")]
-    ServerNotFound { service: ServiceId, key: RealServerKey },
+    ServerNotFound {
+        service: ServiceId,
+        key: RealServerKey,
+    },
     #[error("expected revision {expected}, but the object {}", Found(*.actual))]
-    Conflict { expected: Revision, actual: Option<Revision> },
+    Conflict {
+        expected: Revision,
+        actual: Option<Revision>,
+    },
 }
 
 struct Found(Option<Revision>);
@@ -129,8 +159,15 @@ pub struct ServicePatch {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyPatch {
-    Address { address: Option<IpAddr>, port: Option<u16>, protocol: Option<Protocol> },
-    Fwmark { mark: NonZeroU32, family: Option<Family> },
+    Address {
+        address: Option<IpAddr>,
+        port: Option<u16>,
+        protocol: Option<Protocol>,
+    },
+    Fwmark {
+        mark: NonZeroU32,
+        family: Option<Family>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -193,7 +230,15 @@ impl ServicePatch {
             None => config.persistence,
         };
         let one_packet = self.one_packet.unwrap_or(config.one_packet);
-        Ok((key, ServiceConfig { scheduler, flags, persistence, one_packet }))
+        Ok((
+            key,
+            ServiceConfig {
+                scheduler,
+                flags,
+                persistence,
+                one_packet,
+            },
+        ))
     }
 }
 
@@ -202,23 +247,37 @@ impl KeyPatch {
         let missing = |field: &str| Invalid::new(field, "is required to change the kind of key");
         match (*self, *current) {
             (
-                Self::Address { address, port, protocol },
-                ServiceKey::Address { address: a, port: p, protocol: t },
+                Self::Address {
+                    address,
+                    port,
+                    protocol,
+                },
+                ServiceKey::Address {
+                    address: a,
+                    port: p,
+                    protocol: t,
+                },
             ) => Ok(ServiceKey::Address {
                 address: address.unwrap_or(a),
                 port: port.unwrap_or(p),
                 protocol: protocol.unwrap_or(t),
             }),
-            (Self::Address { address, port, protocol }, ServiceKey::Fwmark { .. }) => {
-                Ok(ServiceKey::Address {
-                    address: address.ok_or_else(|| missing("key.ip"))?,
-                    port: port.ok_or_else(|| missing("key.port"))?,
-                    protocol: protocol.ok_or_else(|| missing("key.protocol"))?,
-                })
-            }
-            (Self::Fwmark { mark, family }, current) => {
-                Ok(ServiceKey::Fwmark { mark, family: family.unwrap_or(current.family()) })
-            }
+            (
+                Self::Address {
+                    address,
+                    port,
+                    protocol,
+                },
+                ServiceKey::Fwmark { .. },
+            ) => Ok(ServiceKey::Address {
+                address: address.ok_or_else(|| missing("key.ip"))?,
+                port: port.ok_or_else(|| missing("key.port"))?,
+                protocol: protocol.ok_or_else(|| missing("key.protocol"))?,
+            }),
+            (Self::Fwmark { mark, family }, current) => Ok(ServiceKey::Fwmark {
+                mark,
+                family: family.unwrap_or(current.family()),
+            }),
         }
     }
 }
@@ -235,7 +294,10 @@ impl PersistencePatch {
             Some(seconds) if seconds > Persistence::MAX_TIMEOUT => {
                 return Err(Invalid::new(
                     "config.persistence.timeout_seconds",
-                    format!("{seconds} is out of range: 0 (off) to {}", Persistence::MAX_TIMEOUT),
+                    format!(
+                        "{seconds} is out of range: 0 (off) to {}",
+                        Persistence::MAX_TIMEOUT
+                    ),
                 ));
             }
             Some(seconds) => NonZeroU32::new(seconds),
@@ -293,7 +355,10 @@ impl ForwardingPatch {
 impl CheckPatch {
     fn merge(&self, current: &HealthCheck) -> HealthCheck {
         HealthCheck {
-            endpoint: self.endpoint.clone().unwrap_or_else(|| current.endpoint.clone()),
+            endpoint: self
+                .endpoint
+                .clone()
+                .unwrap_or_else(|| current.endpoint.clone()),
             period: self.period.unwrap_or(current.period),
             timeout: self.timeout.unwrap_or(current.timeout),
             up_threshold: self.up_threshold.unwrap_or(current.up_threshold),

@@ -37,7 +37,8 @@ impl HealthView {
 
     /// `Unknown` where there is no check or no verdict yet.
     pub fn verdict(&self, service: &ServiceId, server: &RealServerKey) -> Verdict {
-        self.get(service, server).map_or(Verdict::Unknown, |health| health.verdict)
+        self.get(service, server)
+            .map_or(Verdict::Unknown, |health| health.verdict)
     }
 
     pub fn set(&mut self, service: ServiceId, server: RealServerKey, health: ServerHealth) {
@@ -49,7 +50,9 @@ impl HealthView {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&ServiceId, &RealServerKey, &ServerHealth)> {
-        self.servers.iter().map(|((service, server), health)| (service, server, health))
+        self.servers
+            .iter()
+            .map(|((service, server), health)| (service, server, health))
     }
 
     /// Services whose health differs between the two views; costs what differs, not what is held.
@@ -61,7 +64,10 @@ impl HealthView {
             .map(|item| match item {
                 DiffItem::Add((service, _), _)
                 | DiffItem::Remove((service, _), _)
-                | DiffItem::Update { new: ((service, _), _), .. } => service.clone(),
+                | DiffItem::Update {
+                    new: ((service, _), _),
+                    ..
+                } => service.clone(),
             })
             .collect()
     }

@@ -9,10 +9,12 @@
 //! * [`command`] and [`catalog`]: how declarations change, and what is refused.
 //! * [`health`]: what a node has observed about its real servers.
 //! * [`table`]: what a kernel's IPVS table holds, in the kernel's own terms, foreign entries too.
+//! * [`events`]: the catalog's recent history, for watches.
 //! * [`store`]: the answers a catalog store can give.
 
 pub mod catalog;
 pub mod command;
+pub mod events;
 pub mod health;
 pub mod server;
 pub mod service;
@@ -21,12 +23,13 @@ pub mod table;
 
 pub use catalog::{Catalog, Change, RealServer, Revision, VirtualService};
 pub use command::{Command, Mutation, Rejection, Reply, RequestId, Timestamp};
+pub use events::{EventGroup, EventRing};
 pub use health::{HealthView, ServerHealth, Verdict};
 pub use server::{
     Checksum, Forwarding, HealthCheck, HealthCheckSpec, HttpEndpoint, RealServerConfig,
     RealServerKey, Thresholds, Tunnel, Weight,
 };
 pub use service::{
-    Family, Invalid, Netmask, Persistence, PersistenceEngine, Protocol, Scheduler, SchedulerFlag, SchedulerFlags,
-    ServiceConfig, ServiceId, ServiceKey,
+    Family, Invalid, Netmask, Persistence, PersistenceEngine, Protocol, Scheduler, SchedulerFlag,
+    SchedulerFlags, ServiceConfig, ServiceId, ServiceKey,
 };

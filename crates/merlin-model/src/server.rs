@@ -44,7 +44,10 @@ impl Weight {
 
     pub fn new(weight: u32) -> Result<Self, Invalid> {
         u16::try_from(weight).map(Self).map_err(|_| {
-            Invalid::new("config.weight", format!("{weight} is out of range: 0 to 65535"))
+            Invalid::new(
+                "config.weight",
+                format!("{weight} is out of range: 0 to 65535"),
+            )
         })
     }
 
@@ -74,7 +77,10 @@ pub enum Checksum {
 pub enum Tunnel {
     #[default]
     Ipip,
-    Gue { port: NonZeroU16, checksum: Checksum },
+    Gue {
+        port: NonZeroU16,
+        checksum: Checksum,
+    },
     /// GRE knows no remote checksum offload: `checksum` says whether to send one at all.
     Gre { checksum: bool },
 }
@@ -135,7 +141,11 @@ pub struct RealServerConfig {
 
 impl RealServerConfig {
     pub fn new(weight: Weight, forwarding: Forwarding) -> Self {
-        Self { weight, forwarding, thresholds: Thresholds::default() }
+        Self {
+            weight,
+            forwarding,
+            thresholds: Thresholds::default(),
+        }
     }
 
     /// Checks the combinations of service, address and forwarding that the kernel cannot carry.
@@ -221,9 +231,10 @@ impl FromStr for HttpEndpoint {
             });
         };
         match port.parse::<NonZeroU16>() {
-            Ok(number) if port.bytes().all(|b| b.is_ascii_digit()) => {
-                Ok(Self { port: number, path: path.into() })
-            }
+            Ok(number) if port.bytes().all(|b| b.is_ascii_digit()) => Ok(Self {
+                port: number,
+                path: path.into(),
+            }),
             _ => refuse(format!("port {port:?} is not 1 to 65535")),
         }
     }
@@ -283,9 +294,8 @@ impl HealthCheck {
             }
         };
         let threshold = |field: &str, value: u32| {
-            NonZeroU32::new(value).ok_or_else(|| {
-                Invalid::new(format!("health_check.{field}"), "must be at least 1")
-            })
+            NonZeroU32::new(value)
+                .ok_or_else(|| Invalid::new(format!("health_check.{field}"), "must be at least 1"))
         };
         Ok(Some(HealthCheckSpec {
             endpoint,
@@ -345,14 +355,26 @@ mod tests {
     fn thresholds_stay_in_order_and_in_the_kernels_range() {
         assert!(Thresholds::new(0, 0).is_ok());
         assert!(Thresholds::new(10, 10).is_ok());
-        assert_eq!(Thresholds::new(10, 11).unwrap_err().field, "config.lower_threshold");
-        assert_eq!(Thresholds::new(0, 1).unwrap_err().field, "config.lower_threshold");
-        assert_eq!(Thresholds::new(1 << 31, 0).unwrap_err().field, "config.upper_threshold");
+        assert_eq!(
+            Thresholds::new(10, 11).unwrap_err().field,
+            "config.lower_threshold"
+        );
+        assert_eq!(
+            Thresholds::new(0, 1).unwrap_err().field,
+            "config.lower_threshold"
+        );
+        assert_eq!(
+            Thresholds::new(1 << 31, 0).unwrap_err().field,
+            "config.upper_threshold"
+        );
     }
 
     #[test]
     fn a_check_without_endpoint_is_off_and_one_with_it_needs_everything() {
-        let off = HealthCheck { period: Duration::from_secs(1), ..HealthCheck::default() };
+        let off = HealthCheck {
+            period: Duration::from_secs(1),
+            ..HealthCheck::default()
+        };
         assert_eq!(off.check(), Ok(None));
         let on = HealthCheck {
             endpoint: Some("http://:80/".parse().unwrap()),
@@ -366,7 +388,9 @@ mod tests {
         let cases: [(&str, Break); 5] = [
             ("health_check.period", |c| c.period = Duration::ZERO),
             ("health_check.timeout", |c| c.timeout = Duration::ZERO),
-            ("health_check.timeout", |c| c.timeout = Duration::from_secs(90_000)),
+            ("health_check.timeout", |c| {
+                c.timeout = Duration::from_secs(90_000)
+            }),
             ("health_check.up_threshold", |c| c.up_threshold = 0),
             ("health_check.down_threshold", |c| c.down_threshold = 0),
         ];
@@ -385,8 +409,10 @@ mod tests {
             port,
             protocol: Protocol::Tcp,
         };
-        let mark =
-            ServiceKey::Fwmark { mark: NonZeroU32::MIN, family: Family::Ipv4 };
+        let mark = ServiceKey::Fwmark {
+            mark: NonZeroU32::MIN,
+            family: Family::Ipv4,
+        };
         let at = |text: &str| RealServerKey::from(text.parse::<SocketAddr>().unwrap());
         let field = |service: &ServiceKey, server: &str, forwarding| {
             RealServerConfig::new(Weight::ZERO, forwarding)

@@ -18,7 +18,10 @@ pub struct Invalid {
 
 impl Invalid {
     pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { field: field.into(), reason: reason.into() }
+        Self {
+            field: field.into(),
+            reason: reason.into(),
+        }
     }
 }
 
@@ -117,7 +120,11 @@ impl fmt::Display for Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ServiceKey {
     /// Packets to an address and port. Port 0 takes every port and needs persistence.
-    Address { address: IpAddr, port: u16, protocol: Protocol },
+    Address {
+        address: IpAddr,
+        port: u16,
+        protocol: Protocol,
+    },
     /// Packets of one family that carry a firewall mark.
     Fwmark { mark: NonZeroU32, family: Family },
 }
@@ -145,7 +152,10 @@ impl FromStr for Netmask {
             return Self::from_prefix(prefix);
         }
         let refuse = |reason: &str| {
-            Err(Invalid::new("config.persistence.netmask", format!("{text:?} {reason}")))
+            Err(Invalid::new(
+                "config.persistence.netmask",
+                format!("{text:?} {reason}"),
+            ))
         };
         match text.parse::<Ipv4Addr>().map(u32::from) {
             Ok(mask) if mask.leading_ones() + mask.trailing_zeros() == 32 => {
@@ -160,11 +170,21 @@ impl FromStr for Netmask {
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address { address, port, protocol } => {
+            Self::Address {
+                address,
+                port,
+                protocol,
+            } => {
                 write!(f, "{protocol} {}", SocketAddr::new(*address, *port))
             }
-            Self::Fwmark { mark, family: Family::Ipv4 } => write!(f, "FWM {mark}"),
-            Self::Fwmark { mark, family: Family::Ipv6 } => write!(f, "FWM {mark} IPv6"),
+            Self::Fwmark {
+                mark,
+                family: Family::Ipv4,
+            } => write!(f, "FWM {mark}"),
+            Self::Fwmark {
+                mark,
+                family: Family::Ipv6,
+            } => write!(f, "FWM {mark} IPv6"),
         }
     }
 }
@@ -230,15 +250,18 @@ impl FromStr for Scheduler {
     type Err = Invalid;
 
     fn from_str(name: &str) -> Result<Self, Invalid> {
-        Self::ALL.into_iter().find(|s| s.name() == name).ok_or_else(|| {
-            let known = Self::ALL.map(Self::name).join(", ");
-            let problem = if name.is_empty() {
-                "is required".to_owned()
-            } else {
-                format!("unknown scheduler {name:?}")
-            };
-            Invalid::new("config.scheduler", format!("{problem}: one of {known}"))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|s| s.name() == name)
+            .ok_or_else(|| {
+                let known = Self::ALL.map(Self::name).join(", ");
+                let problem = if name.is_empty() {
+                    "is required".to_owned()
+                } else {
+                    format!("unknown scheduler {name:?}")
+                };
+                Invalid::new("config.scheduler", format!("{problem}: one of {known}"))
+            })
     }
 }
 
@@ -305,10 +328,16 @@ impl FromStr for SchedulerFlag {
     type Err = Invalid;
 
     fn from_str(name: &str) -> Result<Self, Invalid> {
-        Self::ALL.into_iter().find(|flag| flag.name() == name).ok_or_else(|| {
-            let known = Self::ALL.map(Self::name).join(", ");
-            Invalid::new("config.flags", format!("unknown flag {name:?}: any of {known}"))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|flag| flag.name() == name)
+            .ok_or_else(|| {
+                let known = Self::ALL.map(Self::name).join(", ");
+                Invalid::new(
+                    "config.flags",
+                    format!("unknown flag {name:?}: any of {known}"),
+                )
+            })
     }
 }
 
@@ -325,13 +354,15 @@ impl SchedulerFlags {
 
     /// Joins flags, refusing names that belong to another scheduler.
     pub fn resolve(scheduler: Scheduler, flags: &[SchedulerFlag]) -> Result<Self, Invalid> {
-        flags.iter().try_fold(Self::NONE, |joined, flag| match flag.owner() {
-            Some(owner) if owner != scheduler => Err(Invalid::new(
-                "config.flags",
-                format!("{:?} is a flag of {owner}, not of {scheduler}", flag.name()),
-            )),
-            _ => Ok(Self(joined.0 | flag.bit())),
-        })
+        flags
+            .iter()
+            .try_fold(Self::NONE, |joined, flag| match flag.owner() {
+                Some(owner) if owner != scheduler => Err(Invalid::new(
+                    "config.flags",
+                    format!("{:?} is a flag of {owner}, not of {scheduler}", flag.name()),
+                )),
+                _ => Ok(Self(joined.0 | flag.bit())),
+            })
     }
 
     /// The flags as IPVS flag bits.
@@ -341,9 +372,13 @@ impl SchedulerFlags {
 
     /// The flags in the spelling every node of a mixed fleet understands.
     pub fn iter(self) -> impl Iterator<Item = SchedulerFlag> {
-        [SchedulerFlag::Flag1, SchedulerFlag::Flag2, SchedulerFlag::Flag3]
-            .into_iter()
-            .filter(move |flag| self.0 & flag.bit() != 0)
+        [
+            SchedulerFlag::Flag1,
+            SchedulerFlag::Flag2,
+            SchedulerFlag::Flag3,
+        ]
+        .into_iter()
+        .filter(move |flag| self.0 & flag.bit() != 0)
     }
 }
 
@@ -362,7 +397,9 @@ impl Netmask {
             Ok(prefix @ 1..=128) => Ok(Self(prefix)),
             _ => Err(Invalid::new(
                 "config.persistence.netmask",
-                format!("prefix length {prefix} is out of range: 1 to 32 for IPv4, 1 to 128 for IPv6"),
+                format!(
+                    "prefix length {prefix} is out of range: 1 to 32 for IPv4, 1 to 128 for IPv6"
+                ),
             )),
         }
     }
@@ -427,7 +464,12 @@ pub struct ServiceConfig {
 
 impl ServiceConfig {
     pub fn new(scheduler: Scheduler) -> Self {
-        Self { scheduler, flags: SchedulerFlags::NONE, persistence: None, one_packet: false }
+        Self {
+            scheduler,
+            flags: SchedulerFlags::NONE,
+            persistence: None,
+            one_packet: false,
+        }
     }
 
     /// Checks the combinations that no single field can.
@@ -458,7 +500,10 @@ impl ServiceConfig {
             }
         }
         if self.one_packet
-            && let ServiceKey::Address { protocol: Protocol::Tcp | Protocol::Sctp, .. } = key
+            && let ServiceKey::Address {
+                protocol: Protocol::Tcp | Protocol::Sctp,
+                ..
+            } = key
         {
             return Err(Invalid::new(
                 "config.one_packet",
@@ -507,10 +552,28 @@ mod tests {
             let flags: Result<Vec<_>, _> = names.iter().map(|name| name.parse()).collect();
             SchedulerFlags::resolve(scheduler, &flags?)
         };
-        assert_eq!(parse(Scheduler::Sh, &["sh-fallback", "sh-port"]).unwrap().bits(), 0x18);
-        assert_eq!(parse(Scheduler::Mh, &["mh-fallback", "mh-port"]).unwrap().bits(), 0x18);
-        assert_eq!(parse(Scheduler::Rr, &["flag-1", "flag-2", "flag-3"]).unwrap().bits(), 0x38);
-        assert_eq!(parse(Scheduler::Rr, &["flag-2", "flag-2"]).unwrap().bits(), 0x10);
+        assert_eq!(
+            parse(Scheduler::Sh, &["sh-fallback", "sh-port"])
+                .unwrap()
+                .bits(),
+            0x18
+        );
+        assert_eq!(
+            parse(Scheduler::Mh, &["mh-fallback", "mh-port"])
+                .unwrap()
+                .bits(),
+            0x18
+        );
+        assert_eq!(
+            parse(Scheduler::Rr, &["flag-1", "flag-2", "flag-3"])
+                .unwrap()
+                .bits(),
+            0x38
+        );
+        assert_eq!(
+            parse(Scheduler::Rr, &["flag-2", "flag-2"]).unwrap().bits(),
+            0x10
+        );
         let stored: Vec<_> = parse(Scheduler::Sh, &["sh-port"]).unwrap().iter().collect();
         assert_eq!(stored, [SchedulerFlag::Flag2]);
         for (scheduler, flag) in [

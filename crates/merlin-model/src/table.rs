@@ -28,8 +28,15 @@ pub const NO_SCHEDULER: &str = "none";
 /// Identity of a virtual service in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    Address { protocol: u16, address: IpAddr, port: u16 },
-    Fwmark { family: Family, mark: u32 },
+    Address {
+        protocol: u16,
+        address: IpAddr,
+        port: u16,
+    },
+    Fwmark {
+        family: Family,
+        mark: u32,
+    },
 }
 
 /// Identity of a destination within its service.
@@ -161,10 +168,19 @@ pub type LiveTable = BTreeMap<Key, LiveService>;
 impl From<&ServiceKey> for Key {
     fn from(key: &ServiceKey) -> Self {
         match *key {
-            ServiceKey::Address { address, port, protocol } => {
-                Self::Address { protocol: protocol.number(), address, port }
-            }
-            ServiceKey::Fwmark { mark, family } => Self::Fwmark { family, mark: mark.get() },
+            ServiceKey::Address {
+                address,
+                port,
+                protocol,
+            } => Self::Address {
+                protocol: protocol.number(),
+                address,
+                port,
+            },
+            ServiceKey::Fwmark { mark, family } => Self::Fwmark {
+                family,
+                mark: mark.get(),
+            },
         }
     }
 }
@@ -210,10 +226,16 @@ impl From<Tunnel> for Encapsulation {
         };
         match tunnel {
             Tunnel::Ipip => Self::default(),
-            Tunnel::Gue { port, checksum } => {
-                Self { kind: 1, port: port.get(), flags: csum(checksum) }
-            }
-            Tunnel::Gre { checksum } => Self { kind: 2, port: 0, flags: u16::from(checksum) },
+            Tunnel::Gue { port, checksum } => Self {
+                kind: 1,
+                port: port.get(),
+                flags: csum(checksum),
+            },
+            Tunnel::Gre { checksum } => Self {
+                kind: 2,
+                port: 0,
+                flags: u16::from(checksum),
+            },
         }
     }
 }
@@ -239,7 +261,11 @@ impl From<&RealServerConfig> for Destination {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Address { protocol, address, port } => {
+            Self::Address {
+                protocol,
+                address,
+                port,
+            } => {
                 let at = SocketAddr::new(address, port);
                 match [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
                     .into_iter()
@@ -249,8 +275,14 @@ impl fmt::Display for Key {
                     None => write!(f, "protocol {protocol} {at}"),
                 }
             }
-            Self::Fwmark { family: Family::Ipv4, mark } => write!(f, "FWM {mark}"),
-            Self::Fwmark { family: Family::Ipv6, mark } => write!(f, "FWM {mark} IPv6"),
+            Self::Fwmark {
+                family: Family::Ipv4,
+                mark,
+            } => write!(f, "FWM {mark}"),
+            Self::Fwmark {
+                family: Family::Ipv6,
+                mark,
+            } => write!(f, "FWM {mark} IPv6"),
         }
     }
 }
@@ -266,10 +298,18 @@ impl fmt::Display for Operation {
             }
             Self::DeleteService(key) => write!(f, "delete service {key}"),
             Self::AddDestination(key, at, destination) => {
-                write!(f, "add real server {at} weight {} to {key}", destination.weight)
+                write!(
+                    f,
+                    "add real server {at} weight {} to {key}",
+                    destination.weight
+                )
             }
             Self::EditDestination(key, at, destination) => {
-                write!(f, "edit real server {at} weight {} of {key}", destination.weight)
+                write!(
+                    f,
+                    "edit real server {at} weight {} of {key}",
+                    destination.weight
+                )
             }
             Self::DeleteDestination(key, at) => write!(f, "delete real server {at} of {key}"),
         }

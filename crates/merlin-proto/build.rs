@@ -1,0 +1,24 @@
+//! Compiles `proto/` without an installed protoc.
+
+use std::path::PathBuf;
+
+use prost::Message;
+
+const FILES: [&str; 4] = [
+    "types.proto",
+    "merlin/v1/node.proto",
+    "merlin/log/v1/log.proto",
+    "merlin/peer/v1/peer.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
+    println!("cargo:rerun-if-changed={}", root.display());
+    let descriptors = protox::compile(FILES, [&root])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .build_transport(true)
+        .compile_fds(descriptors)?;
+    Ok(())
+}
