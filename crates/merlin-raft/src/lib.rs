@@ -1,1 +1,4 @@
 //! merlin-raft
+
+mod cluster;
+mod typ;
