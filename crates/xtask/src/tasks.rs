@@ -1,0 +1,65 @@
+//! What each task runs.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::setup;
+
+/// Shows the main job in a guest, with optimised binaries.
+pub(crate) fn demo() -> Result<()> {
+    setup::install(&[setup::GUEST])?;
+    step("building", "cargo", &["build", "--release", "--bins", "-p", "merlin", "-p", "meradm"])?;
+    step("building", "cargo", &["build", "--release", "--bins", "-p", "e2e"])?;
+    run("cargo", &["run", "--release", "--quiet", "-p", "e2e", "--bin", "demo"])
+}
+
+/// Every check there is, the cheap ones first. With a filter, only the tests it names.
+pub(crate) fn test(filter: &[&str]) -> Result<()> {
+    setup::install(&[setup::GUEST, setup::TEST])?;
+    if !filter.is_empty() {
+        let mut args = vec!["test", "--workspace"];
+        args.extend(filter);
+        return step("tests", "cargo", &args);
+    }
+    step("format", "cargo", &["fmt", "--all", "--check"])?;
+    let deny_warnings = ["--", "--deny", "warnings"];
+    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet"];
+    step("lints", "cargo", &[&clippy[..], &deny_warnings].concat())?;
+    // The end-to-end tests drive these programs, so they come before the tests.
+    step("programs", "cargo", &["build", "--workspace", "--bins", "--examples", "--quiet"])?;
+    step("tests", "cargo", &["test", "--workspace", "--no-fail-fast"])?;
+    let rustdoc = ["doc", "--workspace", "--no-deps", "--quiet"];
+    step("documentation", "cargo", &rustdoc)
+}
+
+/// Measures in a guest, with optimised binaries.
+pub(crate) fn bench(names: &[&str]) -> Result<()> {
+    setup::install(&[setup::GUEST, setup::BENCH])?;
+    step("building", "cargo", &["build", "--release", "--bins", "-p", "merlin", "-p", "meradm"])?;
+    step("building", "cargo", &["build", "--release", "--bins", "--examples", "-p", "e2e"])?;
+    let mut args = vec!["run", "--release", "--quiet", "-p", "e2e", "--bin", "bench", "--"];
+    args.extend(names);
+    run("cargo", &args)
+}
+
+/// Runs a command and reports how long it took.
+fn step(name: &str, program: &str, args: &[&str]) -> Result<()> {
+    eprintln!("xtask: {name}: {program} {}", args.join(" "));
+    let started = Instant::now();
+    run(program, args)?;
+    eprintln!("xtask: {name}: done in {:.0?}", started.elapsed());
+    Ok(())
+}
+
+fn run(program: &str, args: &[&str]) -> Result<()> {
+    let status = Command::new(program)
+        .args(args)
+        .env("RUSTDOCFLAGS", "--deny warnings")
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("starting {program}"))?;
+    ensure!(status.success(), "{program} {} failed: {status}", args.join(" "));
+    Ok(())
+}
