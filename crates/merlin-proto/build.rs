@@ -19,6 +19,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .build_transport(true)
+        // Passed on as they came, from the socket to the disk.
+        .bytes(".merlin.log.v1.Entry")
+        .bytes(".merlin.peer.v1.Envelope")
+        .bytes(".merlin.peer.v1.SnapshotChunk")
         .compile_fds(descriptors)?;
     Ok(())
 }

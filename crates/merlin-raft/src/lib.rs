@@ -1,4 +1,5 @@
 //! merlin-raft
 
 mod cluster;
+mod codec;
 mod typ;

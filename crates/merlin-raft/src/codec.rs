@@ -1,0 +1,230 @@
+//! The one encoding of consensus's types, for the disk and for the wire: the messages of
+//! `merlin.log.v1`, which are only ever extended.
+//!
+//! Encoding cannot fail. Decoding never panics, and refuses what it does not understand entirely:
+//! an entry that is taken for another one would make nodes differ.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use merlin_proto::log;
+use openraft::CommittedLeaderId;
+use prost::Message;
+
+use crate::typ::{Entry, EntryPayload, LogId, Membership, MerlinNode, Proposal, Vote};
+
+/// Stored or received bytes are not what they should be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DecodeError {
+    #[error("not a valid {what}")]
+    Malformed {
+        what: &'static str,
+        #[source]
+        source: prost::DecodeError,
+    },
+    #[error("{what} is missing or of a kind this version does not know")]
+    Missing { what: &'static str },
+}
+
+pub(crate) fn encode_entry(entry: &Entry) -> Vec<u8> {
+    entry_to_proto(entry).encode_to_vec()
+}
+
+pub(crate) fn decode_entry(bytes: Bytes) -> Result<Entry, DecodeError> {
+    let malformed = |source| DecodeError::Malformed {
+        what: "log entry",
+        source,
+    };
+    entry_from_proto(log::Entry::decode(bytes).map_err(malformed)?)
+}
+
+pub(crate) fn encode_vote(vote: &Vote) -> Vec<u8> {
+    vote_to_proto(vote).encode_to_vec()
+}
+
+pub(crate) fn decode_vote(bytes: &[u8]) -> Result<Vote, DecodeError> {
+    let malformed = |source| DecodeError::Malformed {
+        what: "vote",
+        source,
+    };
+    Ok(vote_from_proto(
+        &log::Vote::decode(bytes).map_err(malformed)?,
+    ))
+}
+
+pub(crate) fn encode_log_id(id: &LogId) -> Vec<u8> {
+    log_id_to_proto(id).encode_to_vec()
+}
+
+pub(crate) fn decode_log_id(bytes: &[u8]) -> Result<LogId, DecodeError> {
+    let malformed = |source| DecodeError::Malformed {
+        what: "log position",
+        source,
+    };
+    Ok(log_id_from_proto(
+        &log::LogId::decode(bytes).map_err(malformed)?,
+    ))
+}
+
+pub(crate) fn log_id_to_proto(id: &LogId) -> log::LogId {
+    log::LogId {
+        term: id.leader_id.term,
+        node: id.leader_id.node_id,
+        index: id.index,
+    }
+}
+
+pub(crate) fn log_id_from_proto(id: &log::LogId) -> LogId {
+    LogId::new(CommittedLeaderId::new(id.term, id.node), id.index)
+}
+
+pub(crate) fn vote_to_proto(vote: &Vote) -> log::Vote {
+    log::Vote {
+        term: vote.leader_id.term,
+        node: vote.leader_id.node_id,
+        committed: vote.committed,
+    }
+}
+
+pub(crate) fn vote_from_proto(vote: &log::Vote) -> Vote {
+    if vote.committed {
+        Vote::new_committed(vote.term, vote.node)
+    } else {
+        Vote::new(vote.term, vote.node)
+    }
+}
+
+pub(crate) fn membership_to_proto(membership: &Membership) -> log::Membership {
+    let configs = membership.get_joint_config().iter();
+    let nodes = membership.nodes();
+    log::Membership {
+        configs: configs
+            .map(|voters| log::membership::Config {
+                voters: voters.iter().copied().collect(),
+            })
+            .collect(),
+        nodes: nodes
+            .map(|(id, node)| log::membership::Member {
+                id: *id,
+                name: node.name.clone(),
+                addr: node.addr.clone(),
+            })
+            .collect(),
+    }
+}
+
+pub(crate) fn membership_from_proto(membership: log::Membership) -> Membership {
+    let configs = membership.configs.into_iter();
+    let configs: Vec<BTreeSet<_>> = configs
+        .map(|config| config.voters.into_iter().collect())
+        .collect();
+    let nodes: BTreeMap<_, _> = membership
+        .nodes
+        .into_iter()
+        .map(|node| {
+            let (id, name, addr) = (node.id, node.name, node.addr);
+            (id, MerlinNode { name, addr })
+        })
+        .collect();
+    Membership::new(configs, nodes)
+}
+
+pub(crate) fn entry_to_proto(entry: &Entry) -> log::Entry {
+    use log::entry::Payload;
+    let payload = match &entry.payload {
+        EntryPayload::Blank => Payload::Blank(log::entry::Blank {}),
+        EntryPayload::Normal(Proposal(bytes)) => Payload::Proposal(bytes.clone()),
+        EntryPayload::Membership(membership) => {
+            Payload::Membership(membership_to_proto(membership))
+        }
+    };
+    log::Entry {
+        id: Some(log_id_to_proto(&entry.log_id)),
+        payload: Some(payload),
+    }
+}
+
+pub(crate) fn entry_from_proto(entry: log::Entry) -> Result<Entry, DecodeError> {
+    use log::entry::Payload;
+    let missing = |what| DecodeError::Missing { what };
+    let id = entry.id.ok_or(missing("the position of a log entry"))?;
+    let payload = match entry.payload.ok_or(missing("the payload of a log entry"))? {
+        Payload::Blank(_) => EntryPayload::Blank,
+        Payload::Proposal(bytes) => EntryPayload::Normal(Proposal(bytes)),
+        Payload::Membership(membership) => {
+            EntryPayload::Membership(membership_from_proto(membership))
+        }
+    };
+    Ok(Entry {
+        log_id: log_id_from_proto(&id),
+        payload,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn log_id() -> impl Strategy<Value = LogId> {
+        any::<(u64, u64, u64)>()
+            .prop_map(|(term, node, index)| LogId::new(CommittedLeaderId::new(term, node), index))
+    }
+
+    fn membership() -> impl Strategy<Value = Membership> {
+        let voters = prop::collection::btree_set(1..9u64, 1..4);
+        let configs = prop::collection::vec(voters, 1..3);
+        let learners = prop::collection::btree_set(10..14u64, 0..3);
+        (configs, learners, ".{0,9}", ".{0,9}").prop_map(|(configs, learners, name, addr)| {
+            let ids = configs.iter().flatten().chain(&learners).copied();
+            let node = MerlinNode { name, addr };
+            let nodes: BTreeMap<_, _> = ids.map(|id| (id, node.clone())).collect();
+            Membership::new(configs, nodes)
+        })
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let payload = prop_oneof![
+            Just(EntryPayload::Blank),
+            prop::collection::vec(any::<u8>(), 0..64)
+                .prop_map(|bytes| EntryPayload::Normal(Proposal(bytes.into()))),
+            membership().prop_map(EntryPayload::Membership),
+        ];
+        (log_id(), payload).prop_map(|(log_id, payload)| Entry { log_id, payload })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn an_entry_survives_its_encoding(entry in entry()) {
+            let decoded = decode_entry(encode_entry(&entry).into()).unwrap();
+            prop_assert_eq!(decoded, entry);
+        }
+
+        #[test]
+        fn positions_and_votes_survive_their_encoding(id in log_id(), committed: bool) {
+            prop_assert_eq!(decode_log_id(&encode_log_id(&id)).unwrap(), id);
+            let (term, node) = (id.leader_id.term, id.leader_id.node_id);
+            let vote = if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) };
+            prop_assert_eq!(decode_vote(&encode_vote(&vote)).unwrap(), vote);
+        }
+
+        #[test]
+        fn arbitrary_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = decode_vote(&bytes);
+            let _ = decode_log_id(&bytes);
+            let _ = decode_entry(bytes.into());
+        }
+    }
+
+    #[test]
+    fn an_entry_of_an_unknown_kind_is_refused() {
+        let entry = log::Entry {
+            id: Some(log::LogId::default()),
+            payload: None,
+        };
+        assert!(entry_from_proto(entry).is_err());
+    }
+}
