@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use merlin_model::command::{CheckPatch, KeyPatch, ServerPatch, ServicePatch};
@@ -78,8 +79,8 @@ pub(crate) fn set_check(service: &str, at: &str, check: HealthCheck) -> Mutation
                 endpoint: Some(check.endpoint),
                 period: Some(check.period),
                 timeout: Some(check.timeout),
-                up_threshold: Some(check.up_threshold),
-                down_threshold: Some(check.down_threshold),
+                up_threshold: NonZeroU32::new(check.up_threshold),
+                down_threshold: NonZeroU32::new(check.down_threshold),
             },
             ..ServerPatch::default()
         },
@@ -94,7 +95,7 @@ pub(crate) fn move_service(name: &str, key: ServiceKey) -> Mutation {
             protocol,
         } => KeyPatch::Address {
             address: Some(address),
-            port: Some(port),
+            port: NonZeroU16::new(port),
             protocol: Some(protocol),
         },
         ServiceKey::Fwmark { mark, family } => KeyPatch::Fwmark {
