@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,7 +161,8 @@ pub struct ServicePatch {
 pub enum KeyPatch {
     Address {
         address: Option<IpAddr>,
-        port: Option<u16>,
+        /// Not 0: on the wire that is an absent port, so a patch cannot ask for it.
+        port: Option<NonZeroU16>,
         protocol: Option<Protocol>,
     },
     Fwmark {
@@ -203,8 +204,8 @@ pub struct CheckPatch {
     pub endpoint: Option<Option<HttpEndpoint>>,
     pub period: Option<Duration>,
     pub timeout: Option<Duration>,
-    pub up_threshold: Option<u32>,
-    pub down_threshold: Option<u32>,
+    pub up_threshold: Option<NonZeroU32>,
+    pub down_threshold: Option<NonZeroU32>,
 }
 
 // === impl patches ===
@@ -259,7 +260,7 @@ impl KeyPatch {
                 },
             ) => Ok(ServiceKey::Address {
                 address: address.unwrap_or(a),
-                port: port.unwrap_or(p),
+                port: port.map_or(p, NonZeroU16::get),
                 protocol: protocol.unwrap_or(t),
             }),
             (
@@ -271,7 +272,7 @@ impl KeyPatch {
                 ServiceKey::Fwmark { .. },
             ) => Ok(ServiceKey::Address {
                 address: address.ok_or_else(|| missing("key.ip"))?,
-                port: port.ok_or_else(|| missing("key.port"))?,
+                port: port.map_or(0, NonZeroU16::get),
                 protocol: protocol.ok_or_else(|| missing("key.protocol"))?,
             }),
             (Self::Fwmark { mark, family }, current) => Ok(ServiceKey::Fwmark {
@@ -361,8 +362,12 @@ impl CheckPatch {
                 .unwrap_or_else(|| current.endpoint.clone()),
             period: self.period.unwrap_or(current.period),
             timeout: self.timeout.unwrap_or(current.timeout),
-            up_threshold: self.up_threshold.unwrap_or(current.up_threshold),
-            down_threshold: self.down_threshold.unwrap_or(current.down_threshold),
+            up_threshold: self
+                .up_threshold
+                .map_or(current.up_threshold, NonZeroU32::get),
+            down_threshold: self
+                .down_threshold
+                .map_or(current.down_threshold, NonZeroU32::get),
         }
     }
 }

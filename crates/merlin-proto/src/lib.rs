@@ -2,6 +2,11 @@
 //!
 //! Protobuf types stop here: the edges of the program parse them into [`merlin_model`] types and
 //! everything behind the edges works with those.
+//!
+//! * [`service`] and [`server`]: the old API's requests and records.
+//! * [`listing`]: the catalog as the API shows it.
+//! * [`command`] and [`snapshot`]: the replicated log and its snapshots, without loss.
+//! * [`metadata`] and [`status`]: what travels beside messages, and errors.
 
 // Generated code answers to its generator's lints, not to ours.
 #[allow(
@@ -32,6 +37,19 @@ mod generated {
     }
 }
 
+pub mod command;
+mod fields;
+pub mod listing;
+pub mod metadata;
+pub mod server;
+pub mod service;
+pub mod snapshot;
+pub mod status;
+
+#[cfg(test)]
+mod tests;
+
+pub use command::DecodeError;
 pub use generated::merlin::{log::v1 as log, peer::v1 as peer, v1};
 pub use generated::types;
 
