@@ -5,6 +5,8 @@
 
 use merlin_model::table::{Key, LiveTable, Operation, Table};
 
+pub mod wire;
+
 /// Timeouts of IPVS connections in seconds; 0 leaves one as it is when setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
