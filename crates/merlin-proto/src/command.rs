@@ -1,7 +1,7 @@
 //! Commands as the replicated log carries them. Lossless: what a node logged, every node applies.
 //!
-//! A logged mutation is the API's message for it, so the rules of [`service`](crate::service) and
-//! [`server`](crate::server) read both. Whoever tightens those rules must still accept here what
+//! A logged mutation is the API's message for it, so the rules of [`service`] and
+//! [`server`] read both. Whoever tightens those rules must still accept here what
 //! older versions have logged.
 
 use merlin_model::Invalid;
@@ -23,7 +23,7 @@ pub enum DecodeError {
         #[source]
         source: Invalid,
     },
-    #[error("real server of service {0} is unknown")]
+    #[error("a real server of service {0} is listed under another service")]
     Orphan(String),
     #[error("the snapshot contradicts itself")]
     Contradiction(#[from] RestoreError),

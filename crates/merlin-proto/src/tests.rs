@@ -1,1 +1,5 @@
-
+mod generators;
+mod golden_bytes;
+mod requests;
+mod round_trips;
+mod statuses;
