@@ -1,7 +1,177 @@
-//! What the cluster has agreed about itself, beside the catalog.
+//! What the cluster has agreed about itself, beside the catalog: which cluster it is, its
+//! certificate authority, join tokens and the numbers of its nodes.
+//!
+//! Pure and deterministic like the catalog. Who is a member is not kept here: that is consensus's
+//! own membership.
 
-/// The answer to a cluster command.
+use merlin_model::Timestamp;
+use merlin_proto::log;
+
+use crate::codec::DecodeError;
+use crate::identity::ClusterId;
+
+/// Which cluster this is, and by which authority its nodes know each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Founding {
+    pub(crate) cluster: ClusterId,
+    /// Raised when a cluster is restored from a copy: its revisions may differ from those that
+    /// clients and old members remember.
+    pub(crate) incarnation: u64,
+    pub(crate) ca: AuthorityKeys,
+}
+
+/// The certificate authority as [`crate::identity::Ca`] reads it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct AuthorityKeys {
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClusterCommand {
+    pub(crate) at: Timestamp,
+    pub(crate) change: ClusterChange,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ClusterChange {
+    /// The first command of a cluster. Later ones change nothing.
+    Found(Founding),
+}
+
+/// The answer to the command of the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ClusterAnswer {
-    Done,
+    /// False when the cluster had been founded before.
+    Founded(bool),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ClusterState {
+    /// Absent before a cluster's first command.
+    pub(crate) founding: Option<Founding>,
+}
+
+impl ClusterState {
+    pub(crate) fn apply(&mut self, command: &ClusterCommand) -> ClusterAnswer {
+        match &command.change {
+            ClusterChange::Found(founding) => {
+                let first = self.founding.is_none();
+                self.founding.get_or_insert_with(|| founding.clone());
+                ClusterAnswer::Founded(first)
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for AuthorityKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the key.
+        f.debug_struct("AuthorityKeys").finish_non_exhaustive()
+    }
+}
+
+// === encoding ===
+
+impl From<&Founding> for log::Founding {
+    fn from(founding: &Founding) -> Self {
+        Self {
+            cluster_id: founding.cluster.as_bytes().to_vec(),
+            incarnation: founding.incarnation,
+            ca_certificate: founding.ca.certificate.clone(),
+            ca_key: founding.ca.key.clone(),
+        }
+    }
+}
+
+impl TryFrom<log::Founding> for Founding {
+    type Error = DecodeError;
+
+    fn try_from(message: log::Founding) -> Result<Self, DecodeError> {
+        let id = <[u8; 16]>::try_from(message.cluster_id);
+        let id = id.map_err(|_| DecodeError::Missing { what: "cluster id" })?;
+        Ok(Self {
+            cluster: ClusterId::from_bytes(id),
+            incarnation: message.incarnation,
+            ca: AuthorityKeys {
+                certificate: message.ca_certificate,
+                key: message.ca_key,
+            },
+        })
+    }
+}
+
+impl From<&ClusterCommand> for log::ClusterCommand {
+    fn from(command: &ClusterCommand) -> Self {
+        use log::cluster_command::Change;
+        Self {
+            at: command.at.0,
+            change: Some(match &command.change {
+                ClusterChange::Found(founding) => Change::Found(founding.into()),
+            }),
+        }
+    }
+}
+
+impl TryFrom<log::ClusterCommand> for ClusterCommand {
+    type Error = DecodeError;
+
+    fn try_from(message: log::ClusterCommand) -> Result<Self, DecodeError> {
+        use log::cluster_command::Change;
+        let missing = || DecodeError::Missing {
+            what: "the change of a cluster command",
+        };
+        Ok(Self {
+            at: Timestamp(message.at),
+            change: match message.change.ok_or_else(missing)? {
+                Change::Found(founding) => ClusterChange::Found(founding.try_into()?),
+                Change::Enrollment(_) => return Err(missing()),
+            },
+        })
+    }
+}
+
+impl From<&ClusterAnswer> for log::ClusterAnswer {
+    fn from(answer: &ClusterAnswer) -> Self {
+        use log::cluster_answer::Answer;
+        Self {
+            answer: Some(match answer {
+                ClusterAnswer::Founded(first) => Answer::Founded(*first),
+            }),
+        }
+    }
+}
+
+impl TryFrom<log::ClusterAnswer> for ClusterAnswer {
+    type Error = DecodeError;
+
+    fn try_from(message: log::ClusterAnswer) -> Result<Self, DecodeError> {
+        use log::cluster_answer::Answer;
+        let missing = || DecodeError::Missing {
+            what: "the answer to a cluster command",
+        };
+        Ok(match message.answer.ok_or_else(missing)? {
+            Answer::Founded(first) => Self::Founded(first),
+            Answer::Enrollment(_) => return Err(missing()),
+        })
+    }
+}
+
+impl From<&ClusterState> for log::Cluster {
+    fn from(state: &ClusterState) -> Self {
+        Self {
+            founding: state.founding.as_ref().map(Into::into),
+            enrollment: Vec::new(),
+        }
+    }
+}
+
+impl TryFrom<log::Cluster> for ClusterState {
+    type Error = DecodeError;
+
+    fn try_from(message: log::Cluster) -> Result<Self, DecodeError> {
+        Ok(Self {
+            founding: message.founding.map(TryInto::try_into).transpose()?,
+        })
+    }
 }

@@ -24,6 +24,10 @@ pub(crate) enum DecodeError {
     },
     #[error("{what} is missing or of a kind this version does not know")]
     Missing { what: &'static str },
+    #[error("it was written by a newer merlin: format {found}, this one knows {known}")]
+    Newer { found: u32, known: u32 },
+    #[error("it does not describe a catalog")]
+    Model(#[from] merlin_proto::DecodeError),
 }
 
 pub(crate) fn encode_entry(entry: &Entry) -> Vec<u8> {

@@ -4,8 +4,6 @@
 //! encoding, in [`crate::codec`].
 
 use std::fmt;
-use std::fs::File;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -22,7 +20,7 @@ openraft::declare_raft_types!(
         R = Outcome,
         NodeId = NodeId,
         Node = MerlinNode,
-        SnapshotData = SnapshotFile,
+        SnapshotData = SnapshotData,
 );
 
 pub(crate) type Raft = openraft::Raft<TypeConfig>;
@@ -66,10 +64,7 @@ pub(crate) enum Outcome {
     Cluster(ClusterAnswer),
 }
 
-/// A complete snapshot on disk. The open file outlives its name, so that a snapshot being sent is
-/// not disturbed by the removal of old ones.
-#[derive(Clone, Debug)]
-pub(crate) struct SnapshotFile {
-    pub file: Arc<File>,
-    pub path: Arc<std::path::Path>,
-}
+/// A whole encoded snapshot, as [`crate::snapshot`] lays it out. The state is small, so it travels
+/// and is kept in one piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SnapshotData(pub(crate) Bytes);

@@ -1,0 +1,293 @@
+//! The state machine: what the committed log amounts to, and its publication.
+//!
+//! * [`State`] is pure. Every node that applied the same entries holds the same state.
+//! * [`StateMachine`] lets consensus drive it and publishes each step to the rest of the node:
+//!
+//! ```text
+//! openraft --entries--> StateMachine --watch--> catalog, events, cluster, then applied
+//! ```
+//!
+//! Invariants:
+//!
+//! * A refused command is an answer. An entry that cannot be understood is an error, which stops
+//!   the node: going on without it would make this node differ from the others for ever.
+//! * `applied` is published last, so whoever saw it reach an index sees the effects up to there.
+//! * The cost of a step does not depend on the size of the catalog: every map is persistent.
+
+use std::sync::Arc;
+
+use merlin_model::catalog::Answer;
+use merlin_model::{Catalog, Change, Command, EventRing, Revision};
+use merlin_proto::log;
+use openraft::storage::RaftStateMachine;
+use openraft::{RaftSnapshotBuilder, StorageIOError};
+use tokio::sync::watch;
+
+use crate::cluster::ClusterState;
+use crate::codec::{self, DecodeError};
+use crate::proposal::Request;
+use crate::snapshot::Snapshots;
+use crate::typ::{
+    Entry, EntryPayload, LogId, Outcome, Snapshot, SnapshotData, SnapshotMeta, StorageError,
+    StoredMembership, TypeConfig,
+};
+
+/// What the log up to `applied` amounts to. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct State {
+    pub(crate) applied: Option<LogId>,
+    pub(crate) membership: StoredMembership,
+    pub(crate) cluster: Arc<ClusterState>,
+    pub(crate) catalog: Catalog,
+}
+
+/// What each accepted command changed, in order.
+type Changes = Vec<(Revision, Vec<Change>)>;
+
+impl State {
+    /// Applies one entry, the next one.
+    pub(crate) fn apply(
+        &mut self,
+        entry: Entry,
+        changes: &mut Changes,
+    ) -> Result<Outcome, DecodeError> {
+        let outcome = match entry.payload {
+            EntryPayload::Blank => Outcome::Nothing,
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                Outcome::Nothing
+            }
+            EntryPayload::Normal(proposal) => match proposal.decode()? {
+                Request::Commands(commands) => {
+                    let answer = |command| self.command(command, changes);
+                    Outcome::Answers(commands.iter().map(answer).collect())
+                }
+                Request::Cluster(command) => {
+                    Outcome::Cluster(Arc::make_mut(&mut self.cluster).apply(&command))
+                }
+            },
+        };
+        self.applied = Some(entry.log_id);
+        Ok(outcome)
+    }
+
+    fn command(&mut self, command: &Command, changes: &mut Changes) -> Answer {
+        let applied = self.catalog.apply(command)?;
+        if !applied.changes.is_empty() {
+            changes.push((applied.reply.revision, applied.changes));
+        }
+        Ok(applied.reply)
+    }
+
+    pub(crate) fn to_proto(&self) -> log::Snapshot {
+        let membership = self.membership.membership();
+        log::Snapshot {
+            cluster: Some((&*self.cluster).into()),
+            catalog: Some((&self.catalog).into()),
+            membership_at: self
+                .membership
+                .log_id()
+                .as_ref()
+                .map(codec::log_id_to_proto),
+            membership: Some(codec::membership_to_proto(membership)),
+        }
+    }
+
+    pub(crate) fn from_proto(
+        applied: Option<LogId>,
+        message: log::Snapshot,
+    ) -> Result<Self, DecodeError> {
+        let missing = |what| DecodeError::Missing { what };
+        let cluster = message.cluster.ok_or(missing("the cluster"))?;
+        let catalog = message.catalog.ok_or(missing("the catalog"))?;
+        let membership = message.membership.ok_or(missing("the membership"))?;
+        let membership_at = message.membership_at.as_ref();
+        Ok(Self {
+            applied,
+            membership: StoredMembership::new(
+                membership_at.map(codec::log_id_from_proto),
+                codec::membership_from_proto(membership),
+            ),
+            cluster: Arc::new(cluster.try_into()?),
+            catalog: (&catalog).try_into()?,
+        })
+    }
+}
+
+/// What the rest of the node sees of the state machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Views {
+    pub(crate) catalog: watch::Receiver<Arc<Catalog>>,
+    pub(crate) events: watch::Receiver<EventRing>,
+    pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
+    pub(crate) applied: watch::Receiver<Option<LogId>>,
+}
+
+#[derive(Debug)]
+struct Publisher {
+    catalog: watch::Sender<Arc<Catalog>>,
+    events: watch::Sender<EventRing>,
+    cluster: watch::Sender<Arc<ClusterState>>,
+    applied: watch::Sender<Option<LogId>>,
+}
+
+/// The [`State`] as consensus drives it.
+#[derive(Debug)]
+pub(crate) struct StateMachine {
+    state: State,
+    snapshots: Arc<Snapshots>,
+    publisher: Publisher,
+}
+
+impl StateMachine {
+    /// Begins with the newest usable snapshot's state, which is published at once.
+    pub(crate) fn new(state: State, snapshots: Arc<Snapshots>) -> (Self, Views) {
+        let (catalog, catalog_view) = watch::channel(Arc::new(state.catalog.clone()));
+        let ring = EventRing::starting_at(state.catalog.revision());
+        let (events, events_view) = watch::channel(ring);
+        let (cluster, cluster_view) = watch::channel(Arc::clone(&state.cluster));
+        let (applied, applied_view) = watch::channel(state.applied);
+        let machine = Self {
+            state,
+            snapshots,
+            publisher: Publisher {
+                catalog,
+                events,
+                cluster,
+                applied,
+            },
+        };
+        let views = Views {
+            catalog: catalog_view,
+            events: events_view,
+            cluster: cluster_view,
+            applied: applied_view,
+        };
+        (machine, views)
+    }
+}
+
+impl Publisher {
+    /// Publishes a step from one state to the next.
+    fn step(&self, state: &State, changes: Changes) {
+        if self.catalog.borrow().revision() != state.catalog.revision() {
+            self.catalog.send_replace(Arc::new(state.catalog.clone()));
+        }
+        if !changes.is_empty() {
+            self.events.send_modify(|ring| {
+                for (revision, changes) in changes {
+                    ring.push(revision, changes);
+                }
+            });
+        }
+        self.cluster.send_if_modified(|cluster| {
+            let changed = !Arc::ptr_eq(cluster, &state.cluster);
+            *cluster = Arc::clone(&state.cluster);
+            changed
+        });
+        self.applied.send_replace(state.applied);
+    }
+
+    /// Publishes a state that has nothing to do with the one before. Watches of events begin anew.
+    fn jump(&self, state: &State) {
+        self.events
+            .send_replace(EventRing::starting_at(state.catalog.revision()));
+        self.step(state, Changes::new());
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+        Ok((self.state.applied, self.state.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Outcome>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let mut changes = Changes::new();
+        let mut outcomes = Vec::new();
+        for entry in entries {
+            let id = entry.log_id;
+            let outcome = self.state.apply(entry, &mut changes);
+            outcomes.push(outcome.map_err(|error| StorageIOError::apply(id, &error))?);
+        }
+        self.publisher.step(&self.state, changes);
+        Ok(outcomes)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder {
+            state: self.state.clone(),
+            snapshots: Arc::clone(&self.snapshots),
+        }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotData>, StorageError> {
+        Ok(Box::new(SnapshotData(bytes::Bytes::new())))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Box<SnapshotData>,
+    ) -> Result<(), StorageError> {
+        let snapshots = Arc::clone(&self.snapshots);
+        let install = move || snapshots.install(snapshot.0);
+        let state = blocking(install)
+            .await
+            .map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), &error))?;
+        self.state = state;
+        self.publisher.jump(&self.state);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
+        let snapshots = Arc::clone(&self.snapshots);
+        match blocking(move || snapshots.newest()).await {
+            Ok(newest) => Ok(newest),
+            // The file has been damaged, the state in memory has not.
+            Err(error) => {
+                tracing::warn!(%error, "the newest snapshot is unusable, writing a new one");
+                let mut builder = self.get_snapshot_builder().await;
+                builder.build_snapshot().await.map(Some)
+            }
+        }
+    }
+}
+
+/// Writes a snapshot of the state at the time it was made.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    state: State,
+    snapshots: Arc<Snapshots>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
+        let (state, snapshots) = (self.state.clone(), Arc::clone(&self.snapshots));
+        // Durable when this returns: the log is purged on the strength of it.
+        blocking(move || snapshots.write(&state))
+            .await
+            .map_err(|error| StorageIOError::write_snapshot(None, &error).into())
+    }
+}
+
+/// Runs file IO off the runtime's workers.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is shutting down cancels a blocking task, and then nothing
+            // polls this future any more.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

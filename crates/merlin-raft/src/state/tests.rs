@@ -1,0 +1,200 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+
+use merlin_model::{
+    Family, Mutation, RequestId, Scheduler, ServiceConfig, ServiceId, ServiceKey, Timestamp,
+};
+use openraft::CommittedLeaderId;
+
+use super::*;
+use crate::cluster::{AuthorityKeys, ClusterChange, ClusterCommand, Founding};
+use crate::identity::ClusterId;
+use crate::typ::{Membership, MerlinNode, Proposal};
+
+pub(crate) fn at(index: u64) -> LogId {
+    LogId::new(CommittedLeaderId::new(3, 1), index)
+}
+
+/// A command that creates a service of its own.
+pub(crate) fn create(n: u64) -> Command {
+    let mark = NonZeroU32::new(u32::try_from(n).unwrap() + 1).unwrap();
+    let create = Mutation::CreateService {
+        id: ServiceId::new(&format!("service-{n}")).unwrap(),
+        key: ServiceKey::Fwmark {
+            mark,
+            family: Family::Ipv4,
+        },
+        config: ServiceConfig::new("rr".parse::<Scheduler>().unwrap()),
+    };
+    Command {
+        request_id: Some(RequestId::new(&format!("request-{n}")).unwrap()),
+        ..Command::new(Timestamp(1_000 + n), create)
+    }
+}
+
+fn normal(index: u64, proposal: Proposal) -> Entry {
+    Entry {
+        log_id: at(index),
+        payload: EntryPayload::Normal(proposal),
+    }
+}
+
+/// An entry that creates a service of its own.
+pub(crate) fn entry(index: u64) -> Entry {
+    normal(index, Proposal::of_commands(vec![(&create(index)).into()]))
+}
+
+fn founding() -> ClusterCommand {
+    ClusterCommand {
+        at: Timestamp(999),
+        change: ClusterChange::Found(Founding {
+            cluster: ClusterId::from_bytes([5; 16]),
+            incarnation: 1,
+            ca: AuthorityKeys {
+                certificate: b"certificate".to_vec(),
+                key: b"key".to_vec(),
+            },
+        }),
+    }
+}
+
+fn membership() -> Membership {
+    let node = MerlinNode {
+        name: "n1".into(),
+        addr: "192.0.2.1:4284".into(),
+    };
+    let nodes = BTreeMap::from([(1, node.clone()), (2, node)]);
+    Membership::new(vec![BTreeSet::from([1])], nodes)
+}
+
+/// A state with something of everything.
+pub(crate) fn populated() -> State {
+    let mut state = State::default();
+    let entries = [
+        Entry {
+            log_id: at(0),
+            payload: EntryPayload::Membership(membership()),
+        },
+        normal(1, Proposal::of_cluster(&founding())),
+        entry(2),
+        entry(3),
+        Entry {
+            log_id: at(4),
+            payload: EntryPayload::Blank,
+        },
+    ];
+    for entry in entries {
+        state.apply(entry, &mut Changes::new()).unwrap();
+    }
+    state
+}
+
+#[test]
+fn each_entry_leads_to_its_answers() {
+    let mut state = populated();
+    let mut changes = Changes::new();
+    let batch = vec![
+        (&create(9)).into(),
+        (&create(2)).into(),
+        (&create(9)).into(),
+    ];
+    let entry = normal(5, Proposal::of_commands(batch));
+    let Outcome::Answers(answers) = state.apply(entry, &mut changes).unwrap() else {
+        panic!("commands have answers");
+    };
+    // Accepted, remembered from before, and remembered from the same batch.
+    assert_eq!(answers[0].as_ref().unwrap().revision, Revision(3));
+    assert_eq!(answers[1].as_ref().unwrap().revision, Revision(1));
+    assert_eq!(answers[2], answers[0]);
+    assert_eq!(changes.len(), 1);
+    assert_eq!(state.applied, Some(at(5)));
+}
+
+#[test]
+fn a_refusal_is_an_answer() {
+    let mut state = populated();
+    let again = Command {
+        request_id: None,
+        ..create(2)
+    };
+    let entry = normal(5, Proposal::of_commands(vec![(&again).into()]));
+    let Outcome::Answers(answers) = state.apply(entry, &mut Changes::new()).unwrap() else {
+        panic!("commands have answers");
+    };
+    assert!(answers[0].is_err());
+    assert_eq!(state.catalog.revision(), Revision(2));
+}
+
+#[test]
+fn a_cluster_is_founded_once() {
+    let mut state = populated();
+    let first = state.cluster.founding.clone();
+    let mut again = founding();
+    let ClusterChange::Found(founding) = &mut again.change;
+    founding.incarnation = 7;
+    let entry = normal(5, Proposal::of_cluster(&again));
+    let outcome = state.apply(entry, &mut Changes::new()).unwrap();
+    assert_eq!(
+        outcome,
+        Outcome::Cluster(crate::cluster::ClusterAnswer::Founded(false))
+    );
+    assert_eq!(state.cluster.founding, first);
+}
+
+#[test]
+fn an_entry_that_is_not_understood_stops_the_node() {
+    let mut state = populated();
+    let before = state.clone();
+    let entry = normal(5, Proposal(bytes::Bytes::from_static(b"\xff")));
+    assert!(state.apply(entry, &mut Changes::new()).is_err());
+    assert_eq!(state, before);
+}
+
+fn machine() -> (tempfile::TempDir, StateMachine, Views) {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(dir.path().to_owned()).unwrap();
+    let (machine, views) = StateMachine::new(State::default(), Arc::new(snapshots));
+    (dir, machine, views)
+}
+
+#[tokio::test]
+async fn what_is_applied_is_published_without_a_gap() {
+    let (_dir, mut machine, views) = machine();
+    machine.apply((1..=3).map(entry)).await.unwrap();
+    machine.apply((4..=5).map(entry)).await.unwrap();
+    assert_eq!(views.catalog.borrow().revision(), Revision(5));
+    assert_eq!(*views.applied.borrow(), Some(at(5)));
+    let events = views.events.borrow();
+    let groups: Vec<_> = events.after(Revision(0)).unwrap().collect();
+    let revisions: Vec<_> = groups.iter().map(|group| group.revision.0).collect();
+    assert_eq!(revisions, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn an_installed_snapshot_replaces_the_state_and_begins_the_events_anew() {
+    let (_dir, mut machine, views) = machine();
+    machine.apply([entry(1)]).await.unwrap();
+    let state = populated();
+    let data = SnapshotData(crate::snapshot::encode(&state));
+    let meta = crate::snapshot::meta(&state);
+    machine
+        .install_snapshot(&meta, Box::new(data))
+        .await
+        .unwrap();
+    assert_eq!(**views.catalog.borrow(), state.catalog);
+    assert_eq!(*views.cluster.borrow(), state.cluster);
+    assert!(views.events.borrow().after(Revision(1)).is_err());
+    let stored = machine.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(stored.meta, meta);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_went_bad_on_disk_is_written_anew() {
+    let (dir, mut machine, _views) = machine();
+    machine.apply((1..=3).map(entry)).await.unwrap();
+    let built = machine.get_snapshot_builder().await.build_snapshot().await;
+    let file = std::fs::read_dir(dir.path()).unwrap().next().unwrap();
+    std::fs::write(file.unwrap().path(), b"rubbish").unwrap();
+    let current = machine.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(current.snapshot, built.unwrap().snapshot);
+}
