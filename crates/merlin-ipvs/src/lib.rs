@@ -1,11 +1,21 @@
 //! IPVS of the Linux kernel over generic netlink.
 //!
 //! [`Dataplane`] is the seam: the kernel and the in-memory table both implement it, answer with the
-//! same error codes and pass the same conformance suite.
+//! same error numbers and pass the same conformance suite. [`Handle`] gives either a thread of
+//! its own and lets asynchronous code call it.
 
 use merlin_model::table::{Key, LiveTable, Operation, Table};
 
+mod error;
+mod handle;
+pub mod memory;
+mod refusal;
 pub mod wire;
+
+pub use error::{Call, DataplaneError, OpenError};
+pub use handle::Handle;
+pub use memory::MemoryTable;
+pub use refusal::Refusal;
 
 /// Timeouts of IPVS connections in seconds; 0 leaves one as it is when setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,18 +25,9 @@ pub struct Timeouts {
     pub udp: u32,
 }
 
-/// The kernel refused one operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("error {0}")]
-pub struct Refusal(pub i32);
-
-/// The table as a whole could not be read or changed.
-#[derive(Debug, thiserror::Error)]
-#[error("unavailable")]
-pub struct DataplaneError;
-
 /// A hash of the table that is cheap to take. Equal fingerprints mean equal keys, schedulers,
-/// forwarding methods and weights; unequal ones mean that something changed.
+/// forwarding methods and weights; unequal ones mean that something changed. Counters have no part
+/// in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub u64);
 

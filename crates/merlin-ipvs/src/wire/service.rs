@@ -58,10 +58,11 @@ pub(super) fn put_settings(writer: &mut Writer<'_>, service: &Service, family: F
 }
 
 /// `struct ip_vs_flags`. The full mask makes the kernel take the flags as they are; with a
-/// narrower one it would keep some of those it has.
-fn flags_and_mask(flags: u32) -> [u8; 8] {
+/// narrower one it would keep some of those it has. Its own flag must not go out: the kernel would
+/// believe the service hashed, and lose it.
+fn flags_and_mask(bits: u32) -> [u8; 8] {
     let mut bytes = [0xff; 8];
-    bytes[..4].copy_from_slice(&flags.to_ne_bytes());
+    bytes[..4].copy_from_slice(&(bits & !flags::HASHED).to_ne_bytes());
     bytes
 }
 

@@ -465,9 +465,9 @@ fn a_destination_always_carries_its_family_and_its_tunnel() {
     }
 }
 
-/// Replaces the value of a four-byte attribute of the service.
-fn with_service_attribute(mut buffer: Vec<u8>, kind: u16, value: [u8; 4]) -> Vec<u8> {
-    let header = [8_u16.to_ne_bytes(), kind.to_ne_bytes()].concat();
+/// Replaces the first four bytes of the value of an attribute.
+fn patched(mut buffer: Vec<u8>, length: u16, kind: u16, value: [u8; 4]) -> Vec<u8> {
+    let header = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
     let at = buffer.windows(4).position(|window| window == header);
     let at = at.unwrap() + 4;
     buffer[at..at + 4].copy_from_slice(&value);
@@ -478,7 +478,7 @@ fn with_service_attribute(mut buffer: Vec<u8>, kind: u16, value: [u8; 4]) -> Vec
 fn a_netmask_that_is_no_prefix_is_read_as_one_no_catalog_asks_for() {
     let (key, service) = (web(), web_service());
     let buffer = encode(&Request::NewService(&key, &service), 1);
-    let buffer = with_service_attribute(buffer, 9, [255, 0, 255, 0]);
+    let buffer = patched(buffer, 8, 9, [255, 0, 255, 0]);
     let record = Message::decode(payload(&buffer))
         .unwrap()
         .service()
@@ -487,16 +487,22 @@ fn a_netmask_that_is_no_prefix_is_read_as_one_no_catalog_asks_for() {
 }
 
 #[test]
-fn the_kernels_own_flag_is_masked_off() {
+fn the_kernels_own_flag_is_neither_written_nor_read() {
     let (key, mut service) = (web(), web_service());
-    service.flags |= service_flags::HASHED | service_flags::SCHEDULER_2;
+    service.flags = service_flags::SCHEDULER_2 | service_flags::HASHED;
     let buffer = encode(&Request::NewService(&key, &service), 1);
+    let written = nested(&buffer, 1).into_iter().find(|(kind, _)| *kind == 7);
+    assert_eq!(
+        written.unwrap().1[..4],
+        service_flags::SCHEDULER_2.to_ne_bytes()
+    );
+
+    let buffer = patched(buffer, 12, 7, service.flags.to_ne_bytes());
     let record = Message::decode(payload(&buffer))
         .unwrap()
         .service()
         .unwrap();
-    let expected = service_flags::PERSISTENT | service_flags::SCHEDULER_2;
-    assert_eq!(record.service.flags, expected);
+    assert_eq!(record.service.flags, service_flags::SCHEDULER_2);
 }
 
 #[test]
