@@ -43,7 +43,8 @@ pub enum ProbeError {
     Exchange(io::Error),
     #[error("connection closed before a response")]
     Closed,
-    #[error("the response head is larger than {MAX_HEAD} bytes")]
+    /// More than [`MAX_HEAD`] bytes or a hundred header fields.
+    #[error("the response head is too large")]
     HeadTooLarge,
     #[error("the response is not HTTP")]
     NotHttp,
