@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "types.proto",
     "merlin/v1/node.proto",
+    "merlin/log/v1/enrollment.proto",
     "merlin/log/v1/log.proto",
     "merlin/peer/v1/peer.proto",
 ];

@@ -2,20 +2,9 @@
 
 mod cluster;
 mod codec;
+pub mod identity;
+pub mod log;
 mod proposal;
 mod snapshot;
 mod state;
 mod typ;
-
-mod identity {
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct ClusterId([u8; 16]);
-    impl ClusterId {
-        pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
-            Self(bytes)
-        }
-        pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
-            &self.0
-        }
-    }
-}
