@@ -6,8 +6,8 @@
 //! * Every object's `created` is at most its `changed`, which is at most `revision`.
 //! * A refused command changes nothing at all; an accepted one that changes something raises
 //!   `revision` by exactly one.
-//! * The answers of the last [`Requests::MAX`] request ids of the last [`Requests::RETENTION_MS`]
-//!   are remembered.
+//! * The answers to the last `Requests::MAX` request ids of the last `Requests::RETENTION_MS` are
+//!   remembered.
 //!
 //! Maps are persistent data structures: a clone costs nothing and shares everything, so every
 //! revision can be published whole.
@@ -22,6 +22,9 @@ use imbl::{OrdMap, Vector};
 use crate::command::{Command, Mutation, Rejection, Reply, RequestId, Timestamp};
 use crate::server::{HealthCheck, RealServerConfig, RealServerKey, port_required};
 use crate::service::{Invalid, ServiceConfig, ServiceId, ServiceKey};
+
+#[cfg(test)]
+mod tests;
 
 /// Number of a catalog state. 0 is the empty catalog.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -180,9 +183,7 @@ impl Catalog {
                 .services
                 .insert(service.id.clone(), Arc::new(service));
         }
-        for Remembered { at, id, answer } in remembered {
-            catalog.requests.remember(at, id, answer);
-        }
+        catalog.requests = Requests::restore(remembered);
         Ok(catalog)
     }
 
@@ -470,6 +471,16 @@ impl Requests {
     /// Bounds memory and snapshots whatever the write rate is.
     const MAX: usize = 8192;
 
+    /// Takes everything as it is: what the catalog remembered when it was stored is not judged
+    /// again, or this replica could forget what the others still know.
+    fn restore(remembered: impl IntoIterator<Item = Remembered>) -> Self {
+        let mut requests = Self::default();
+        for Remembered { at, id, answer } in remembered {
+            requests.insert(at, id, answer);
+        }
+        requests
+    }
+
     fn remember(&mut self, at: Timestamp, id: RequestId, answer: Answer) {
         let is_stale = |oldest: Timestamp| oldest.0.saturating_add(Self::RETENTION_MS) < at.0;
         while let Some((oldest, _)) = self.order.front()
@@ -479,6 +490,10 @@ impl Requests {
                 self.answers.remove(&forgotten);
             }
         }
+        self.insert(at, id, answer);
+    }
+
+    fn insert(&mut self, at: Timestamp, id: RequestId, answer: Answer) {
         if self.answers.insert(id.clone(), answer).is_none() {
             self.order.push_back((at, id));
         }

@@ -217,6 +217,7 @@ impl ServicePatch {
         key: &ServiceKey,
         config: &ServiceConfig,
     ) -> Result<(ServiceKey, ServiceConfig), Invalid> {
+        let family = key.family();
         let key = match &self.key {
             Some(patch) => patch.merge(key)?,
             None => *key,
@@ -226,9 +227,12 @@ impl ServicePatch {
             Some(flags) => SchedulerFlags::resolve(scheduler, flags)?,
             None => config.flags,
         };
+        let persistence = config
+            .persistence
+            .map(|persistence| persistence.moved(family, key.family()));
         let persistence = match &self.persistence {
-            Some(patch) => patch.merge(config.persistence, key.family())?,
-            None => config.persistence,
+            Some(patch) => patch.merge(persistence, key.family())?,
+            None => persistence,
         };
         let one_packet = self.one_packet.unwrap_or(config.one_packet);
         Ok((

@@ -450,6 +450,19 @@ pub struct Persistence {
 impl Persistence {
     /// Longest timeout the kernel can count in its clock ticks (`ip_vs_conn` timers): 31 days.
     pub const MAX_TIMEOUT: u32 = 31 * 24 * 60 * 60;
+
+    /// The same persistence for a service that moves to another family: every client on its own
+    /// stays that.
+    pub(crate) fn moved(self, from: Family, to: Family) -> Self {
+        if self.netmask == Netmask::host(from) {
+            Self {
+                netmask: Netmask::host(to),
+                ..self
+            }
+        } else {
+            self
+        }
+    }
 }
 
 /// Everything about a virtual service that may be edited.
