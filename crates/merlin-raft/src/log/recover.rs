@@ -1,0 +1,409 @@
+//! Opening: gets hold of the directory, clears away what crashes are known to leave, reads every
+//! entry once, and refuses a log that has less than this node has acknowledged.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::error::OpenError;
+use super::layout::{
+    Assembler, Ballot, FORMAT, Flaw, Meta, Position, be_u64, is_meta_key, parse_entry_key,
+};
+use super::tip::{self, Tip, TipFile};
+use super::writer::{Extent, persist};
+
+/// Pages of the database kept in memory.
+const CACHE: u64 = 32 << 20;
+
+/// Keys removed in one go at start; far less than what `writer.rs` allows for a batch.
+const SWEEP: usize = 32;
+
+/// A log that was found good.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// Held as long as the log is open.
+    pub(super) lock: File,
+    pub(super) db: sled::Db,
+    /// The second handle of sled's file: what makes flushed data durable.
+    pub(super) disk: File,
+    pub(super) tip: TipFile,
+    pub(super) extent: Extent,
+    pub(super) vote: Option<Ballot>,
+    pub(super) committed: Option<Position>,
+}
+
+/// What the database holds.
+#[derive(Debug, Default)]
+struct Contents {
+    new: bool,
+    extent: Extent,
+    vote: Option<Ballot>,
+    committed: Option<Position>,
+    entries: u64,
+    /// What an interrupted change left: not part of the log.
+    leftovers: Vec<Vec<u8>>,
+}
+
+pub(super) fn open(dir: &Path) -> Result<Opened, OpenError> {
+    fs::create_dir_all(dir).map_err(|e| OpenError::io("create", dir, e))?;
+    let lock = lock(dir)?;
+    let sled_dir = dir.join("sled");
+    let tip = open_tip(dir, &sled_dir)?;
+
+    let interrupted = |name: &str| name.starts_with("snap.") && name.ends_with(".generating");
+    move_aside(dir, &sled_dir, interrupted)?;
+    let (db, contents) = match open_db(dir, &sled_dir) {
+        // sled's index snapshot may be what is broken, and is not needed.
+        Err(OpenError::Corrupt { what, .. })
+            if move_aside(dir, &sled_dir, |name| name.starts_with("snap."))? > 0 =>
+        {
+            tracing::warn!(%what, "moved sled's index snapshots aside, reading its whole file");
+            open_db(dir, &sled_dir)?
+        }
+        result => result?,
+    };
+    compare(dir, &contents, tip.tip())?;
+
+    let data = sled_dir.join("db");
+    let disk = File::options()
+        .write(true)
+        .open(&data)
+        .map_err(|e| OpenError::io("open", &data, e))?;
+    sync_tree(dir, &sled_dir, &disk).map_err(|e| OpenError::io("sync", dir, e))?;
+    tidy(&db, &disk, &contents).map_err(|e| OpenError::io("write", &data, e))?;
+    tracing::info!(
+        entries = contents.entries,
+        last = contents.extent.last.map(|last| last.index),
+        "opened the raft log"
+    );
+    Ok(Opened {
+        lock,
+        db,
+        disk,
+        tip,
+        extent: contents.extent,
+        vote: contents.vote,
+        committed: contents.committed,
+    })
+}
+
+/// Taken before anything is looked at, so that nothing is moved under a running daemon.
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|e| OpenError::io("open", &path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
+            dir: dir.to_owned(),
+        }),
+        Err(TryLockError::Error(e)) => Err(OpenError::io("lock", &path, e)),
+    }
+}
+
+/// The tip comes into being before the database, so a database without one has lost it.
+fn open_tip(dir: &Path, sled_dir: &Path) -> Result<TipFile, OpenError> {
+    let corrupt = |what: &str| OpenError::Corrupt {
+        dir: dir.to_owned(),
+        what: what.to_owned(),
+    };
+    match TipFile::open(dir) {
+        Ok(tip) => Ok(tip),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !sled_dir.exists() => TipFile::create(dir)
+            .and_then(|tip| sync_dir(dir).map(|()| tip))
+            .map_err(|e| OpenError::io("create", &dir.join(tip::NAME), e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(corrupt("the file `tip` is missing")),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+            Err(corrupt("the file `tip` is unreadable"))
+        }
+        Err(e) => Err(OpenError::io("open", &dir.join(tip::NAME), e)),
+    }
+}
+
+/// Moves files of sled's out of its way, and says how many there were.
+fn move_aside(
+    dir: &Path,
+    sled_dir: &Path,
+    which: impl Fn(&str) -> bool,
+) -> Result<usize, OpenError> {
+    let found = match fs::read_dir(sled_dir) {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(e) => return Err(OpenError::io("list", sled_dir, e)),
+    };
+    let mut moved = 0;
+    for file in found {
+        let from = file.map_err(|e| OpenError::io("list", sled_dir, e))?.path();
+        let Some(name) = from
+            .file_name()
+            .and_then(OsStr::to_str)
+            .filter(|n| which(n))
+        else {
+            continue;
+        };
+        let to = aside(dir, name).map_err(|e| OpenError::io("use", &dir.join("aside"), e))?;
+        fs::rename(&from, &to).map_err(|e| OpenError::io("move", &from, e))?;
+        tracing::warn!(from = %from.display(), to = %to.display(), "moved a file aside");
+        moved += 1;
+    }
+    Ok(moved)
+}
+
+/// A name that is still free, for the file of this name.
+fn aside(dir: &Path, name: &str) -> io::Result<PathBuf> {
+    let dir = dir.join("aside");
+    fs::create_dir_all(&dir)?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok(dir.join(format!(
+        "{}.{:09}-{name}",
+        now.as_secs(),
+        now.subsec_nanos()
+    )))
+}
+
+/// Opens sled and reads all of it. sled asserts what a damaged file may not fulfil.
+fn open_db(dir: &Path, sled_dir: &Path) -> Result<(sled::Db, Contents), OpenError> {
+    let attempt = || {
+        let db = sled::Config::new()
+            .path(sled_dir)
+            .cache_capacity(CACHE)
+            // The writer thread flushes.
+            .flush_every_ms(None)
+            .open()
+            .map_err(|e| sled_failed(dir, sled_dir, e))?;
+        let contents = scan(dir, sled_dir, &db)?;
+        Ok((db, contents))
+    };
+    catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|_| {
+        Err(OpenError::Corrupt {
+            dir: dir.to_owned(),
+            what: "the database engine found a contradiction in its file".to_owned(),
+        })
+    })
+}
+
+fn sled_failed(dir: &Path, sled_dir: &Path, error: sled::Error) -> OpenError {
+    match error {
+        sled::Error::Io(e) if e.kind() != io::ErrorKind::UnexpectedEof => {
+            OpenError::io("open", sled_dir, e)
+        }
+        damage => OpenError::Corrupt {
+            dir: dir.to_owned(),
+            what: damage.to_string(),
+        },
+    }
+}
+
+// === Reading everything ===
+
+fn scan(dir: &Path, sled_dir: &Path, db: &sled::Db) -> Result<Contents, OpenError> {
+    let failed = |e| sled_failed(dir, sled_dir, e);
+    let corrupt = |what: &str| OpenError::Corrupt {
+        dir: dir.to_owned(),
+        what: what.to_owned(),
+    };
+    let get = |meta: Meta| db.get(meta.key()).map_err(failed);
+    let position = |meta| match get(meta)? {
+        Some(bytes) => Position::decode(&bytes)
+            .map(Some)
+            .ok_or_else(|| corrupt("a position is malformed")),
+        None => Ok(None),
+    };
+
+    let mut contents = Contents::default();
+    match get(Meta::Format)?.as_deref() {
+        Some(bytes) => {
+            let bytes = bytes.try_into().map_err(|_| corrupt("no format version"))?;
+            let found = u32::from_be_bytes(bytes);
+            if found != FORMAT {
+                return Err(OpenError::Format {
+                    dir: dir.to_owned(),
+                    found,
+                    known: FORMAT,
+                });
+            }
+        }
+        None if db.iter().next().is_none() => contents.new = true,
+        None => return Err(corrupt("the format version is missing")),
+    }
+    contents.committed = position(Meta::Committed)?;
+    if let Some(bytes) = get(Meta::Vote)? {
+        let vote = Ballot::decode(&bytes).ok_or_else(|| corrupt("the vote is malformed"))?;
+        contents.vote = Some(vote);
+    }
+    let purged = position(Meta::Purged)?;
+    let start = match get(Meta::Start)? {
+        Some(bytes) if bytes.len() == 8 => be_u64(&bytes, 0),
+        Some(_) => return Err(corrupt("the first index is malformed")),
+        None => 0,
+    };
+    contents.extent = Extent {
+        start,
+        purged,
+        last: purged,
+    };
+
+    let mut entries = Entries::new(&contents.extent);
+    for item in db.iter() {
+        let (key, value) = item.map_err(failed)?;
+        match parse_entry_key(&key) {
+            Some((index, chunk)) => entries.take(dir, index, chunk, &key, &value)?,
+            None if is_meta_key(&key) => {}
+            None => return Err(corrupt("there is a key that this version does not know")),
+        }
+    }
+    entries.end(dir)?;
+    contents.extent.last = entries.last.or(purged);
+    contents.entries = entries.count;
+    contents.leftovers = entries.leftovers;
+    Ok(contents)
+}
+
+/// Follows the keys of the entries, in order.
+#[derive(Debug)]
+struct Entries {
+    /// Everything below is purged.
+    first: u64,
+    expected: u64,
+    assembler: Assembler,
+    last: Option<Position>,
+    count: u64,
+    /// An entry of which only the later chunks were written: the last thing before a crash.
+    unfinished: Option<u64>,
+    leftovers: Vec<Vec<u8>>,
+}
+
+impl Entries {
+    fn new(extent: &Extent) -> Self {
+        Self {
+            first: extent.first(),
+            expected: extent.first(),
+            assembler: Assembler::default(),
+            last: None,
+            count: 0,
+            unfinished: None,
+            leftovers: Vec::new(),
+        }
+    }
+
+    fn take(
+        &mut self,
+        dir: &Path,
+        index: u64,
+        chunk: u16,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), OpenError> {
+        if index < self.first {
+            self.leftovers.push(key.to_vec());
+            return Ok(());
+        }
+        let hole = |index| OpenError::Hole {
+            dir: dir.to_owned(),
+            index,
+        };
+        if self.unfinished.is_some_and(|unfinished| unfinished < index) {
+            return Err(hole(self.expected));
+        }
+        match self.assembler.push(index, chunk, value) {
+            Ok(Some(record)) if index == self.expected => {
+                self.last = Some(record.position);
+                self.expected += 1;
+                self.count += 1;
+                Ok(())
+            }
+            Ok(None) if index == self.expected => Ok(()),
+            Err((index, Flaw::Headless)) if index == self.expected => {
+                self.unfinished = Some(index);
+                self.leftovers.push(key.to_vec());
+                Ok(())
+            }
+            Ok(_) | Err((_, Flaw::Headless)) => Err(hole(self.expected)),
+            Err((index, flaw)) => Err(bad_entry(dir, index, flaw)),
+        }
+    }
+
+    fn end(&mut self, dir: &Path) -> Result<(), OpenError> {
+        self.assembler
+            .finish()
+            .map_err(|(index, flaw)| bad_entry(dir, index, flaw))
+    }
+}
+
+fn bad_entry(dir: &Path, index: u64, flaw: Flaw) -> OpenError {
+    OpenError::BadEntry {
+        dir: dir.to_owned(),
+        index,
+        flaw: flaw.to_string(),
+    }
+}
+
+/// Is everything there that others count on?
+fn compare(dir: &Path, contents: &Contents, tip: &Tip) -> Result<(), OpenError> {
+    let last = contents.extent.last;
+    let reaches =
+        |mark: &Position| last.is_some_and(|last| last >= *mark && last.index >= mark.index);
+    let marks = [tip.last, contents.committed];
+    if let Some(acknowledged) = marks.into_iter().flatten().find(|mark| !reaches(mark)) {
+        return Err(OpenError::Short {
+            dir: dir.to_owned(),
+            last,
+            acknowledged,
+        });
+    }
+    match tip.vote {
+        Some(acknowledged) if contents.vote < tip.vote => Err(OpenError::VoteLost {
+            dir: dir.to_owned(),
+            vote: contents.vote,
+            acknowledged,
+        }),
+        _ => Ok(()),
+    }
+}
+
+// === Leaving it in order ===
+
+/// Makes the names of all files durable, and what sled wrote without syncing.
+fn sync_tree(dir: &Path, sled_dir: &Path, disk: &File) -> io::Result<()> {
+    disk.sync_all()?;
+    File::open(sled_dir.join("conf"))?.sync_all()?;
+    for dir in [sled_dir, dir].into_iter().chain(dir.parent()) {
+        sync_dir(dir)?;
+    }
+    Ok(())
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    // The parent of a relative path of one part.
+    let dir = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
+    File::open(dir)?.sync_all()
+}
+
+fn tidy(db: &sled::Db, disk: &File, contents: &Contents) -> io::Result<()> {
+    if contents.new {
+        let mut batch = sled::Batch::default();
+        batch.insert(Meta::Format.key(), FORMAT.to_be_bytes().to_vec());
+        persist(db, disk, batch)?;
+    }
+    for keys in contents.leftovers.chunks(SWEEP) {
+        let mut batch = sled::Batch::default();
+        for key in keys {
+            batch.remove(key.as_slice());
+        }
+        persist(db, disk, batch)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! What openraft asks of a log, on top of [`LogEngine`].
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
+use openraft::{AnyError, CommittedLeaderId, RaftLogReader, StorageIOError};
+
+use super::engine::LogEngine;
+use super::error::{OpenError, WriteError};
+use super::layout::{Ballot, Position, Record};
+use super::tail::Tail;
+use crate::codec;
+use crate::typ::{Entry, LogId, StorageError, TypeConfig, Vote};
+
+/// Bytes of entries kept in memory.
+const TAIL: usize = 8 << 20;
+
+/// Bytes of entries sent to a follower in one message; several times less than a peer accepts.
+const MESSAGE: usize = 4 << 20;
+
+/// Handle of the log; all clones are the same log.
+#[derive(Clone, Debug)]
+pub(crate) struct LogStore {
+    engine: Arc<LogEngine>,
+    tail: Arc<Mutex<Tail<Entry>>>,
+}
+
+impl LogStore {
+    /// Blocks.
+    pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
+        Ok(Self {
+            engine: Arc::new(LogEngine::open(dir)?),
+            tail: Arc::new(Mutex::new(Tail::new(TAIL))),
+        })
+    }
+
+    /// Gives the directory free, also while openraft still holds handles. Blocks.
+    pub(crate) fn close(&self) {
+        self.engine.close();
+    }
+
+    fn tail(&self) -> MutexGuard<'_, Tail<Entry>> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read(&self, indices: Range<u64>, limit: usize) -> Result<Vec<Entry>, StorageError> {
+        if let Some(entries) = self.tail().read(indices.clone(), limit) {
+            return Ok(entries);
+        }
+        let reader = self.engine.reader();
+        let decode = move || -> Result<Vec<Entry>, AnyError> {
+            let records = reader.read(indices, limit).map_err(|e| AnyError::new(&e))?;
+            let decoded = records.into_iter().map(|r| codec::decode_entry(r.bytes));
+            decoded
+                .collect::<Result<_, _>>()
+                .map_err(|e| AnyError::new(&e))
+        };
+        let entries = tokio::task::spawn_blocking(decode)
+            .await
+            .unwrap_or_else(|e| Err(AnyError::new(&e)));
+        entries.map_err(|e| StorageIOError::read_logs(e).into())
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read(start..end, usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.read(start..end, MESSAGE).await
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
+        Ok(LogState {
+            last_purged_log_id: self.engine.purged().map(log_id),
+            last_log_id: self.engine.last().map(log_id),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let ballot = Ballot {
+            term: vote.leader_id.term,
+            node: vote.leader_id.node_id,
+            committed: vote.committed,
+        };
+        let saved = self.engine.save_vote(ballot).await;
+        saved.map_err(|e| StorageIOError::write_vote(AnyError::new(&e)).into())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        let vote = self.engine.vote();
+        Ok(vote.map(
+            |Ballot {
+                 term,
+                 node,
+                 committed,
+             }| match committed {
+                true => Vote::new_committed(term, node),
+                false => Vote::new(term, node),
+            },
+        ))
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let saved = self.engine.save_committed(committed.as_ref().map(position));
+        saved.map_err(write_failed)
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        Ok(self.engine.committed().map(log_id))
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<TypeConfig>,
+    ) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let records = entries.iter().map(|entry| Record {
+            position: position(&entry.log_id),
+            bytes: codec::encode_entry(entry).into(),
+        });
+        let records: Vec<Record> = records.collect();
+        let sizes: Vec<usize> = records.iter().map(|record| record.bytes.len()).collect();
+
+        // openraft 0.9 waits for the callback before it does anything else, so nothing is gained
+        // by returning earlier.
+        let appended = self.engine.append(records).await;
+        if appended.is_ok() {
+            let mut tail = self.tail();
+            for (entry, size) in entries.into_iter().zip(sizes) {
+                tail.push(entry.log_id.index, entry, size);
+            }
+        }
+        callback.log_io_completed(appended.clone().map_err(io::Error::other));
+        appended.map_err(write_failed)
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        self.tail().truncate(log_id.index);
+        let truncated = self.engine.truncate(log_id.index).await;
+        truncated.map_err(write_failed)
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        self.tail().purge(log_id.index);
+        let purged = self.engine.purge(position(&log_id)).await;
+        purged.map_err(write_failed)
+    }
+}
+
+fn write_failed(error: WriteError) -> StorageError {
+    StorageIOError::write_logs(AnyError::new(&error)).into()
+}
+
+fn position(id: &LogId) -> Position {
+    Position {
+        term: id.leader_id.term,
+        node: id.leader_id.node_id,
+        index: id.index,
+    }
+}
+
+fn log_id(position: Position) -> LogId {
+    let leader = CommittedLeaderId::new(position.term, position.node);
+    LogId::new(leader, position.index)
+}
