@@ -1,5 +1,10 @@
 //! Laws of `desired` and `plan`, over catalogs, health and tables small enough to collide.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests may, and the lint only spares the tests themselves"
+)]
+
 mod support;
 
 use std::collections::BTreeSet;

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
-use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use merlin_model::command::{CheckPatch, KeyPatch, ServerPatch, ServicePatch};

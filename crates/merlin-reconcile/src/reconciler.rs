@@ -1,0 +1,295 @@
+//! The loop: waits for the agenda, reads the table, carries out the plan, reports.
+//!
+//! One task owns all of it. It learns of catalog and health through watches, whose last values
+//! stay good when their senders are gone, and reaches the kernel through [`Handle`], whose thread
+//! may hang without this task hanging with it.
+//!
+//! ```text
+//! watch<Catalog> --+               +--> Handle (a thread of its own) --> kernel
+//!                  +--> Reconciler-+
+//! watch<HealthView>+               +--> watch<Status>
+//! ```
+//!
+//! Nothing here decides what to delete: an error, a closed channel and a shutdown all leave the
+//! table as it is.
+
+use std::future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use merlin_ipvs::{DataplaneError, Fingerprint, Handle, Refusal};
+use merlin_model::table::Operation;
+use merlin_model::{Catalog, HealthView};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::agenda::{Agenda, Backoff, Scope, Task};
+use crate::failure::failures;
+use crate::plan::{Foreign, Plan, Step, plan};
+use crate::report;
+use crate::status::Status;
+
+/// How long a pass in progress may still take after a shutdown was asked for. It is worth waiting
+/// for: half a plan is safe, a whole one is right.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Below this the loop would do nothing but check.
+const SHORTEST_PERIOD: Duration = Duration::from_millis(10);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How often to look for changes others made to the table.
+    pub sync_period: Duration,
+    pub foreign: Foreign,
+    pub backoff: Backoff,
+}
+
+/// Keeps one table as the catalog and health want it.
+#[derive(Debug)]
+pub struct Reconciler {
+    foreign: Foreign,
+    handle: Handle,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    health: watch::Receiver<HealthView>,
+    agenda: Agenda,
+    status: watch::Sender<Status>,
+}
+
+/// A pass that came to its end.
+struct Outcome {
+    plan: Plan,
+    /// One per step of the plan.
+    answers: Vec<Result<(), Refusal>>,
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sync_period: Duration::from_secs(60),
+            foreign: Foreign::default(),
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    pub fn new(
+        mut catalog: watch::Receiver<Arc<Catalog>>,
+        mut health: watch::Receiver<HealthView>,
+        handle: Handle,
+        config: Config,
+    ) -> Self {
+        let agenda = Agenda::new(
+            config.sync_period.max(SHORTEST_PERIOD),
+            config.backoff,
+            Arc::clone(&catalog.borrow_and_update()),
+            health.borrow_and_update().clone(),
+            now(),
+        );
+        Self {
+            foreign: config.foreign,
+            handle,
+            catalog,
+            health,
+            agenda,
+            status: watch::Sender::new(Status::default()),
+        }
+    }
+
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Runs until shutdown. The table stays as it is then.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            self.publish_revisions();
+            match self.agenda.next(now()) {
+                // Every arm is cancel safe: a watch forgets nothing and the rest are timers.
+                Task::Wait(until) => tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = changed(&mut self.catalog) => {
+                        let catalog = Arc::clone(&self.catalog.borrow_and_update());
+                        self.agenda.set_catalog(catalog);
+                    }
+                    () = changed(&mut self.health) => {
+                        let health = self.health.borrow_and_update().clone();
+                        self.agenda.set_health(health);
+                    }
+                    () = sleep_until(until.into()) => {}
+                },
+                // Giving up in the middle leaves the prefix of a plan, which is safe.
+                task => tokio::select! {
+                    () = self.perform(task) => {}
+                    () = expired(&shutdown) => {}
+                },
+            }
+        }
+    }
+
+    async fn perform(&mut self, task: Task) {
+        match task {
+            Task::Wait(_) => {}
+            Task::Check => {
+                let fingerprint = self.handle.fingerprint().await.ok();
+                let quiet = fingerprint.is_some_and(|seen| !self.agenda.check(seen, now()));
+                if quiet {
+                    self.status
+                        .send_modify(|status| status.counts.quiet_checks += 1);
+                } else {
+                    self.pass(Scope::Whole, fingerprint).await;
+                }
+            }
+            Task::Pass(Scope::Whole) => {
+                // Taken before the table is read, so that a change in between cannot hide. It only
+                // saves work: without one the next comparison is whole again.
+                let fingerprint = self.handle.fingerprint().await.ok();
+                self.pass(Scope::Whole, fingerprint).await;
+            }
+            Task::Pass(scope) => self.pass(scope, None).await,
+        }
+    }
+
+    async fn pass(&mut self, scope: Scope, fingerprint: Option<Fingerprint>) {
+        let started = Instant::now();
+        match self.attempt(&scope).await {
+            Ok(outcome) => {
+                let took = started.elapsed();
+                debug!(?scope, operations = outcome.answers.len(), ?took, "pass");
+                self.conclude(&scope, outcome, fingerprint, took);
+            }
+            Err(error) => {
+                self.agenda.broke_off(now());
+                self.status.send_modify(|status| {
+                    let words = report::chain(&error);
+                    if status.dataplane_error.is_none() {
+                        status.counts.outages += 1;
+                        report::outage(&words);
+                    }
+                    status.dataplane_error = Some(words);
+                });
+            }
+        }
+    }
+
+    async fn attempt(&self, scope: &Scope) -> Result<Outcome, DataplaneError> {
+        let view = self.agenda.view(scope);
+        let foreign = self.foreign;
+        let plan = match scope {
+            Scope::Services(_) => {
+                let desired = view.desired();
+                let actual = self.handle.read(desired.keys().copied().collect()).await?;
+                plan(&desired, &actual, foreign)
+            }
+            // With 100,000 real servers this computes for a tenth of a second; others share our
+            // thread.
+            Scope::Whole => {
+                let actual = self.handle.dump().await?;
+                spawn_blocking(move || plan(&view.desired(), &actual, foreign))
+                    .await
+                    .expect("planning does not panic")
+            }
+        };
+        let answers = if plan.is_empty() {
+            Vec::new()
+        } else {
+            let operations: Vec<Operation> = plan.operations().cloned().collect();
+            self.handle.apply(operations).await?
+        };
+        Ok(Outcome { plan, answers })
+    }
+
+    /// Draws the conclusions from a pass, for the next one and for whoever watches.
+    fn conclude(
+        &mut self,
+        scope: &Scope,
+        Outcome { plan, answers }: Outcome,
+        fingerprint: Option<Fingerprint>,
+        took: Duration,
+    ) {
+        let done = plan
+            .steps
+            .iter()
+            .zip(&answers)
+            .filter_map(|(step, answer)| answer.is_ok().then_some(step));
+        let done: Vec<_> = done.collect();
+        let unexplained = |step: &&Step| !self.agenda.explains(step.service.as_ref());
+        let drift: Vec<_> = done.iter().copied().filter(unexplained).collect();
+        report::drift(&drift);
+
+        let failures = failures(&plan.steps, &answers);
+        let refused: Vec<_> = failures
+            .iter()
+            .map(|(object, failure)| (failure.service.clone(), object.service))
+            .collect();
+        self.agenda.passed(scope, &refused, !done.is_empty(), now());
+        if *scope == Scope::Whole && done.is_empty() {
+            self.agenda.trust(fingerprint);
+        }
+
+        let counted = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        self.status.send_modify(|status| {
+            status.counts.passes += 1;
+            status.counts.operations += counted(done.len());
+            status.counts.refusals += counted(answers.len() - done.len());
+            status.counts.drift_repaired += counted(drift.len());
+            status.last_pass = Some(took);
+            if status.dataplane_error.take().is_some() {
+                info!("the data plane answers again");
+            }
+            if *scope == Scope::Whole {
+                status.counts.whole_passes += 1;
+                status.last_whole = Some(now());
+                if status.foreign != plan.foreign {
+                    report::foreign(&plan.foreign);
+                    status.foreign = plan.foreign;
+                }
+                if !status.first_pass_done {
+                    info!(
+                        operations = done.len(),
+                        refused = failures.len(),
+                        ?took,
+                        "first pass done"
+                    );
+                    status.first_pass_done = true;
+                }
+            }
+            status.replace_failures(scope, failures);
+        });
+    }
+
+    fn publish_revisions(&self) {
+        let catalog = self.agenda.catalog().revision();
+        let settled = self.agenda.is_settled();
+        self.status.send_if_modified(|status| {
+            let programmed = if settled { catalog } else { status.programmed };
+            let news = (catalog, programmed) != (status.catalog, status.programmed);
+            (status.catalog, status.programmed) = (catalog, programmed);
+            news
+        });
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// Waits for a new value; for good once the sender is gone, for the last value holds.
+async fn changed<T>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
+        future::pending().await
+    }
+}
+
+/// Waits until a pass in progress has had its time after a shutdown.
+async fn expired(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    sleep(GRACE).await;
+}
