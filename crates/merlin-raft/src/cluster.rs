@@ -8,7 +8,7 @@ use merlin_model::Timestamp;
 use merlin_proto::log;
 
 use crate::codec::DecodeError;
-use crate::identity::ClusterId;
+use crate::identity::{ClusterId, EnrollmentAnswer, EnrollmentCommand, EnrollmentState};
 
 /// Which cluster this is, and by which authority its nodes know each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub(crate) struct ClusterCommand {
 pub(crate) enum ClusterChange {
     /// The first command of a cluster. Later ones change nothing.
     Found(Founding),
+    Enrollment(EnrollmentCommand),
 }
 
 /// The answer to the command of the same name.
@@ -44,21 +45,26 @@ pub(crate) enum ClusterChange {
 pub(crate) enum ClusterAnswer {
     /// False when the cluster had been founded before.
     Founded(bool),
+    Enrollment(EnrollmentAnswer),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClusterState {
     /// Absent before a cluster's first command.
     pub(crate) founding: Option<Founding>,
+    pub(crate) enrollment: EnrollmentState,
 }
 
 impl ClusterState {
-    pub(crate) fn apply(&mut self, command: &ClusterCommand) -> ClusterAnswer {
-        match &command.change {
+    pub(crate) fn apply(&mut self, command: ClusterCommand) -> ClusterAnswer {
+        match command.change {
             ClusterChange::Found(founding) => {
                 let first = self.founding.is_none();
-                self.founding.get_or_insert_with(|| founding.clone());
+                self.founding.get_or_insert(founding);
                 ClusterAnswer::Founded(first)
+            }
+            ClusterChange::Enrollment(change) => {
+                ClusterAnswer::Enrollment(self.enrollment.apply(command.at, change))
             }
         }
     }
@@ -108,6 +114,7 @@ impl From<&ClusterCommand> for log::ClusterCommand {
             at: command.at.0,
             change: Some(match &command.change {
                 ClusterChange::Found(founding) => Change::Found(founding.into()),
+                ClusterChange::Enrollment(change) => Change::Enrollment(change.encode()),
             }),
         }
     }
@@ -118,14 +125,16 @@ impl TryFrom<log::ClusterCommand> for ClusterCommand {
 
     fn try_from(message: log::ClusterCommand) -> Result<Self, DecodeError> {
         use log::cluster_command::Change;
-        let missing = || DecodeError::Missing {
+        let missing = DecodeError::Missing {
             what: "the change of a cluster command",
         };
         Ok(Self {
             at: Timestamp(message.at),
-            change: match message.change.ok_or_else(missing)? {
+            change: match message.change.ok_or(missing)? {
                 Change::Found(founding) => ClusterChange::Found(founding.try_into()?),
-                Change::Enrollment(_) => return Err(missing()),
+                Change::Enrollment(bytes) => {
+                    ClusterChange::Enrollment(EnrollmentCommand::decode(&bytes)?)
+                }
             },
         })
     }
@@ -137,6 +146,7 @@ impl From<&ClusterAnswer> for log::ClusterAnswer {
         Self {
             answer: Some(match answer {
                 ClusterAnswer::Founded(first) => Answer::Founded(*first),
+                ClusterAnswer::Enrollment(answer) => Answer::Enrollment(answer.encode()),
             }),
         }
     }
@@ -147,12 +157,12 @@ impl TryFrom<log::ClusterAnswer> for ClusterAnswer {
 
     fn try_from(message: log::ClusterAnswer) -> Result<Self, DecodeError> {
         use log::cluster_answer::Answer;
-        let missing = || DecodeError::Missing {
+        let missing = DecodeError::Missing {
             what: "the answer to a cluster command",
         };
-        Ok(match message.answer.ok_or_else(missing)? {
+        Ok(match message.answer.ok_or(missing)? {
             Answer::Founded(first) => Self::Founded(first),
-            Answer::Enrollment(_) => return Err(missing()),
+            Answer::Enrollment(bytes) => Self::Enrollment(EnrollmentAnswer::decode(&bytes)?),
         })
     }
 }
@@ -161,7 +171,7 @@ impl From<&ClusterState> for log::Cluster {
     fn from(state: &ClusterState) -> Self {
         Self {
             founding: state.founding.as_ref().map(Into::into),
-            enrollment: Vec::new(),
+            enrollment: state.enrollment.encode(),
         }
     }
 }
@@ -172,6 +182,7 @@ impl TryFrom<log::Cluster> for ClusterState {
     fn try_from(message: log::Cluster) -> Result<Self, DecodeError> {
         Ok(Self {
             founding: message.founding.map(TryInto::try_into).transpose()?,
+            enrollment: EnrollmentState::decode(&message.enrollment)?,
         })
     }
 }

@@ -11,6 +11,7 @@ use merlin_proto::log;
 use openraft::CommittedLeaderId;
 use prost::Message;
 
+use crate::identity::DecodeEnrollmentError;
 use crate::typ::{Entry, EntryPayload, LogId, Membership, MerlinNode, Proposal, Vote};
 
 /// Stored or received bytes are not what they should be.
@@ -28,6 +29,8 @@ pub(crate) enum DecodeError {
     Newer { found: u32, known: u32 },
     #[error("it does not describe a catalog")]
     Model(#[from] merlin_proto::DecodeError),
+    #[error("it does not describe how nodes join")]
+    Enrollment(#[from] DecodeEnrollmentError),
 }
 
 pub(crate) fn encode_entry(entry: &Entry) -> Vec<u8> {

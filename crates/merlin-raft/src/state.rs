@@ -63,7 +63,7 @@ impl State {
                     Outcome::Answers(commands.iter().map(answer).collect())
                 }
                 Request::Cluster(command) => {
-                    Outcome::Cluster(Arc::make_mut(&mut self.cluster).apply(&command))
+                    Outcome::Cluster(Arc::make_mut(&mut self.cluster).apply(command))
                 }
             },
         };

@@ -11,7 +11,7 @@ use crate::cluster::ClusterAnswer;
 use merlin_model::catalog::Answer;
 
 /// Number of a node. The leader hands them out from a replicated counter and never twice.
-pub(crate) type NodeId = u64;
+pub type NodeId = u64;
 
 openraft::declare_raft_types!(
     /// The parameters of the replicated log.

@@ -130,8 +130,9 @@ fn a_cluster_is_founded_once() {
     let mut state = populated();
     let first = state.cluster.founding.clone();
     let mut again = founding();
-    let ClusterChange::Found(founding) = &mut again.change;
-    founding.incarnation = 7;
+    if let ClusterChange::Found(founding) = &mut again.change {
+        founding.incarnation = 7;
+    }
     let entry = normal(5, Proposal::of_cluster(&again));
     let outcome = state.apply(entry, &mut Changes::new()).unwrap();
     assert_eq!(

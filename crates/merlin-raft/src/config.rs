@@ -1,0 +1,101 @@
+//! What a node of the store can be told.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Belongs to this node alone and holds all it must not lose.
+    pub data_dir: PathBuf,
+    /// What operators call the node.
+    pub node_name: String,
+    /// Where the other nodes reach this one, `IP:PORT`.
+    pub advertise: String,
+    /// Where to listen for the other nodes.
+    pub peer_addr: SocketAddr,
+    pub timers: Timers,
+}
+
+/// How patient the nodes of a cluster are with each other. They should agree on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timers {
+    /// How often a leader shows itself.
+    pub heartbeat: Duration,
+    /// A follower that has not heard from its leader for the longer time, plus a random part of
+    /// the span between the two, looks for another. Must outlast the slowest write to the disk.
+    pub election_min: Duration,
+    pub election_max: Duration,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(250),
+            election_min: Duration::from_millis(1000),
+            election_max: Duration::from_millis(2000),
+        }
+    }
+}
+
+/// The timers contradict each other.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "timers of {0:?} cannot work: the heartbeat must be at least 10 ms and less than half the \
+     shorter election time, which must be less than the longer one"
+)]
+pub struct InvalidTimers(Timers);
+
+/// Entries between two snapshots.
+pub(crate) const SNAPSHOT_EVERY: u64 = 2000;
+
+/// Entries kept although a snapshot covers them: back to the snapshot before the last, with some
+/// to spare for those that arrive while a snapshot is written.
+const KEPT_BEHIND_SNAPSHOT: u64 = SNAPSHOT_EVERY + 1000;
+
+impl Timers {
+    pub(crate) fn raft(&self) -> Result<openraft::Config, InvalidTimers> {
+        let sane = self.heartbeat >= Duration::from_millis(10)
+            && self.heartbeat * 2 < self.election_min
+            && self.election_min < self.election_max;
+        if !sane {
+            return Err(InvalidTimers(*self));
+        }
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Ok(openraft::Config {
+            cluster_name: "merlin".into(),
+            heartbeat_interval: millis(self.heartbeat),
+            election_timeout_min: millis(self.election_min),
+            election_timeout_max: millis(self.election_max),
+            install_snapshot_timeout: 10_000,
+            max_payload_entries: 64,
+            // Only decides when a new learner counts as caught up.
+            replication_lag_threshold: 64,
+            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+            max_in_snapshot_log_to_keep: KEPT_BEHIND_SNAPSHOT,
+            purge_batch_size: 256,
+            ..openraft::Config::default()
+        })
+    }
+
+    /// For how long a leader that hears nothing from a quorum still takes commands. By then the
+    /// others have found another.
+    pub(crate) fn isolation(&self) -> Duration {
+        self.election_max * 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_daemon_ships_is_valid_and_nonsense_is_not() {
+        Timers::default().raft().unwrap().validate().unwrap();
+        let hasty = Timers {
+            election_min: Timers::default().heartbeat,
+            ..Timers::default()
+        };
+        assert!(hasty.raft().is_err());
+    }
+}

@@ -1,0 +1,306 @@
+//! The data directory: who may use it, and which node of which cluster it belongs to.
+//!
+//! ```text
+//! <data-dir>/           mode 0700: it holds the cluster's keys
+//!   lock                locked by the running daemon
+//!   node.json           which node this is; written before anything else is
+//!   log/                the replicated log
+//!   snapshots/          what the log before it amounts to
+//!   identity/           the node's key and certificate
+//! ```
+//!
+//! Nothing in here is ever deleted to get over an error.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::ClusterId;
+use crate::typ::NodeId;
+
+const FORMAT: u32 = 1;
+
+/// Which node of which cluster a data directory belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodeFile {
+    pub(crate) cluster: ClusterId,
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: u64,
+}
+
+/// Why the data directory cannot be used. It is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    #[error(
+        "another merlin uses {}: stop it, or give this one another --data-dir", dir.display()
+    )]
+    InUse { dir: PathBuf },
+    #[error("{} is on a read-only file system: remount it, or choose another --data-dir", dir.display())]
+    ReadOnly {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "no permission to use {}: it must belong to the user that merlin runs as", dir.display()
+    )]
+    Permission {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the file system of {} is full: make room and start merlin again", dir.display())]
+    Full {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "{} is damaged: restore the data directory from a backup, or move it away and join the \
+         cluster as a new node", path.display()
+    )]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error(
+        "{} was written by a newer merlin (format {found}, this one knows {FORMAT}): run that \
+         version", path.display()
+    )]
+    Newer { path: PathBuf, found: u32 },
+    #[error(
+        "{} holds a log but no {}: restore the file, or move the directory away and join the \
+         cluster as a new node", dir.display(), NODE_FILE
+    )]
+    Nameless { dir: PathBuf },
+}
+
+const NODE_FILE: &str = "node.json";
+
+/// A locked data directory.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+    /// Holds the lock for as long as it is open.
+    _lock: File,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    format: u32,
+    cluster_id: String,
+    node_id: NodeId,
+    incarnation: u64,
+}
+
+impl DataDir {
+    pub(crate) fn open(path: &Path) -> Result<Self, DataDirError> {
+        let failed = |action| move |source| DataDirError::io(action, path, source);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(failed("create"))?;
+        let metadata = fs::metadata(path).map_err(failed("inspect"))?;
+        if metadata.permissions().mode() & 0o077 != 0 {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+                .map_err(failed("restrict the permissions of"))?;
+        }
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join("lock"))
+            .map_err(failed("write in"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                _lock: lock,
+            }),
+            Err(TryLockError::WouldBlock) => Err(DataDirError::InUse {
+                dir: path.to_owned(),
+            }),
+            Err(TryLockError::Error(source)) => Err(DataDirError::io("lock", path, source)),
+        }
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.path.join("snapshots")
+    }
+
+    pub(crate) fn identity(&self) -> PathBuf {
+        self.path.join("identity")
+    }
+
+    /// Which node this is; none in a directory that was never used.
+    pub(crate) fn node(&self) -> Result<Option<NodeFile>, DataDirError> {
+        let path = self.path.join(NODE_FILE);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Taken for a new node it would vote a second time under the name of the old one.
+                if self.log().exists() {
+                    return Err(DataDirError::Nameless {
+                        dir: self.path.clone(),
+                    });
+                }
+                return Ok(None);
+            }
+            Err(source) => return Err(DataDirError::io("read", &path, source)),
+        };
+        parse(&bytes, path).map(Some)
+    }
+
+    /// Makes the directory this node's. The file is there whole or not at all.
+    pub(crate) fn set_node(&self, node: &NodeFile) -> Result<(), DataDirError> {
+        let stored = Stored {
+            format: FORMAT,
+            cluster_id: node.cluster.to_string(),
+            node_id: node.node,
+            incarnation: node.incarnation,
+        };
+        let path = self.path.join(NODE_FILE);
+        let unfinished = path.with_extension("tmp");
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&unfinished)?;
+            serde_json::to_writer_pretty(&mut file, &stored)?;
+            file.write_all(b"\n")?;
+            file.sync_all()?;
+            fs::rename(&unfinished, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(|source| DataDirError::io("write", &path, source))
+    }
+}
+
+fn parse(bytes: &[u8], path: PathBuf) -> Result<NodeFile, DataDirError> {
+    /// What every format has.
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+
+    let read = || -> Result<Result<NodeFile, u32>, serde_json::Error> {
+        let Format { format } = serde_json::from_slice(bytes)?;
+        if format != FORMAT {
+            return Ok(Err(format));
+        }
+        let stored: Stored = serde_json::from_slice(bytes)?;
+        Ok(Ok(NodeFile {
+            cluster: stored
+                .cluster_id
+                .parse()
+                .map_err(serde::de::Error::custom)?,
+            node: stored.node_id,
+            incarnation: stored.incarnation,
+        }))
+    };
+    match read() {
+        Ok(Ok(node)) => Ok(node),
+        Ok(Err(found)) => Err(DataDirError::Newer { path, found }),
+        Err(source) => Err(DataDirError::Damaged { path, source }),
+    }
+}
+
+impl DataDirError {
+    /// An error of the operating system, sorted by what helps.
+    fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let dir = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { dir, source },
+            io::ErrorKind::PermissionDenied => Self::Permission { dir, source },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { dir, source },
+            _ => Self::Io {
+                action,
+                path: dir,
+                source,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeFile = NodeFile {
+        cluster: ClusterId::from_bytes([9; 16]),
+        node: 4,
+        incarnation: 2,
+    };
+
+    fn open() -> (tempfile::TempDir, DataDir) {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(&parent.path().join("a/merlin")).unwrap();
+        (parent, dir)
+    }
+
+    #[test]
+    fn a_directory_remembers_its_node_and_belongs_to_the_owner_alone() {
+        let (_parent, dir) = open();
+        assert_eq!(dir.node().unwrap(), None);
+        dir.set_node(&NODE).unwrap();
+        assert_eq!(dir.node().unwrap(), Some(NODE));
+        let mode = fs::metadata(&dir.path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_second_daemon_is_kept_out_until_the_first_is_gone() {
+        let (_parent, dir) = open();
+        let path = dir.path.clone();
+        let second = DataDir::open(&path);
+        assert!(matches!(second, Err(DataDirError::InUse { .. })));
+        drop(dir);
+        DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_or_newer_node_file_is_refused_and_left_alone() {
+        let (_parent, dir) = open();
+        let file = dir.path.join(NODE_FILE);
+        fs::write(&file, "{\"format\": 1, \"clus").unwrap();
+        assert!(matches!(dir.node(), Err(DataDirError::Damaged { .. })));
+        fs::write(&file, "{\"format\": 2, \"shards\": []}").unwrap();
+        let newer = dir.node();
+        assert!(matches!(newer, Err(DataDirError::Newer { found: 2, .. })));
+        assert!(file.exists());
+    }
+
+    #[test]
+    fn a_log_without_a_name_is_not_taken_for_a_new_node() {
+        let (_parent, dir) = open();
+        fs::create_dir(dir.log()).unwrap();
+        assert!(matches!(dir.node(), Err(DataDirError::Nameless { .. })));
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_explained() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("file");
+        fs::write(&path, "x").unwrap();
+        let error = DataDir::open(&path).unwrap_err();
+        assert!(error.to_string().contains("cannot create"), "{error}");
+    }
+}
