@@ -100,7 +100,6 @@ struct Target {
     spec: Arc<ProbeSpec>,
     rhythm: Rhythm,
     phase: Phase,
-    last_start: Option<Instant>,
     /// Sorted by service and server; nearly always just one. Empty only in flight, when the last
     /// user left: the target is then kept until its probe has come back.
     users: Vec<User>,
@@ -108,8 +107,13 @@ struct Target {
 
 #[derive(Debug)]
 enum Phase {
-    Waiting { due: Instant },
-    InFlight,
+    Waiting {
+        due: Instant,
+        last_start: Option<Instant>,
+    },
+    InFlight {
+        start: Instant,
+    },
 }
 
 #[derive(Debug)]
@@ -182,8 +186,7 @@ impl Checker {
         {
             self.timers.pop_first();
             if let Some(target) = self.targets.get_mut(&id) {
-                target.phase = Phase::InFlight;
-                target.last_start = Some(now);
+                target.phase = Phase::InFlight { start: now };
                 let spec = Arc::clone(&target.spec);
                 probes.push(Probe { id, spec });
             }
@@ -197,15 +200,18 @@ impl Checker {
         let Some(target) = self.targets.get_mut(&id) else {
             return transitions;
         };
-        if !matches!(target.phase, Phase::InFlight) {
+        let Phase::InFlight { start } = target.phase else {
             return transitions;
-        }
+        };
         if target.users.is_empty() {
             self.forget(id);
             return transitions;
         }
-        let due = target.rhythm.next(target.last_start.unwrap_or(now), now);
-        target.phase = Phase::Waiting { due };
+        let due = target.rhythm.next(start, now);
+        target.phase = Phase::Waiting {
+            due,
+            last_start: Some(start),
+        };
         self.timers.insert((due, id));
 
         for user in &mut target.users {
@@ -301,10 +307,12 @@ impl Checker {
                 if let Err(at) = target.position(service, &server) {
                     target.users.insert(at, user);
                 }
-                if let (Phase::Waiting { due }, Some(started)) =
-                    (&mut target.phase, target.last_start)
+                if let Phase::Waiting {
+                    due,
+                    last_start: Some(start),
+                } = &mut target.phase
                 {
-                    let soon = target.rhythm.soon(started, now).min(*due);
+                    let soon = target.rhythm.soon(*start, now).min(*due);
                     self.timers.remove(&(*due, *id));
                     self.timers.insert((soon, *id));
                     *due = soon;
@@ -322,8 +330,10 @@ impl Checker {
         let target = Target {
             spec,
             rhythm,
-            phase: Phase::Waiting { due },
-            last_start: None,
+            phase: Phase::Waiting {
+                due,
+                last_start: None,
+            },
             users: vec![user],
         };
         self.targets.insert(id, target);
@@ -340,7 +350,7 @@ impl Checker {
             target.users.remove(at);
         }
         if target.users.is_empty()
-            && let Phase::Waiting { due } = target.phase
+            && let Phase::Waiting { due, .. } = target.phase
         {
             self.timers.remove(&(due, id));
             self.forget(id);

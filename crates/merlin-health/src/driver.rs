@@ -23,7 +23,7 @@ use crate::probe::{ProbeError, probe};
 /// In flight are rate times duration: 10,000 probes per second of servers that answer within
 /// 10 ms are 100, so this room is for servers that do not answer. 4096 of them, each timing out
 /// after 1 s and probed every 5 s, may be dead out of however many before probes start late. It
-/// costs as many file descriptors and some 20 KiB of memory each. Beyond it probes wait their turn
+/// costs as many file descriptors and some 15 KiB of memory each. Beyond it probes wait their turn
 /// in the checker, longest overdue first.
 pub const MAX_IN_FLIGHT: usize = 4096;
 

@@ -20,7 +20,7 @@ fn assert_consistent(checker: &Checker) {
     for (id, target) in &checker.targets {
         assert_eq!(checker.ids.get(&target.spec), Some(id));
         match target.phase {
-            Phase::Waiting { due } => {
+            Phase::Waiting { due, .. } => {
                 assert!(
                     !target.users.is_empty(),
                     "{:?} waits for nobody",
@@ -28,7 +28,7 @@ fn assert_consistent(checker: &Checker) {
                 );
                 timers.insert((due, *id));
             }
-            Phase::InFlight => {}
+            Phase::InFlight { .. } => {}
         }
         assert!(
             target

@@ -206,8 +206,8 @@ impl World {
         for target in self.checker.targets.values() {
             let latest = self.now + target.spec.period.mul_f64(1.5).max(rhythm::SOON);
             match target.phase {
-                Phase::Waiting { due } => prop_assert!(due <= latest),
-                Phase::InFlight => {
+                Phase::Waiting { due, .. } => prop_assert!(due <= latest),
+                Phase::InFlight { .. } => {
                     prop_assert!(self.in_flight.iter().any(|p| p.spec == target.spec));
                 }
             }
