@@ -268,30 +268,28 @@ impl Checker {
         new: Option<Declared>,
         now: Instant,
     ) {
-        if old == new {
-            return;
+        match (old, new) {
+            (old, new) if old == new => {}
+            (Some(old), Some(new)) if old.spec == new.spec => {
+                self.rejudge(&new.spec, service, server, new.thresholds);
+            }
+            (Some(old), Some(new)) => {
+                self.leave(&old.spec, service, server);
+                self.join(new, service, server, now);
+            }
+            (Some(old), None) => {
+                self.leave(&old.spec, service, server);
+                self.view.remove(service, &server);
+                self.view_changed = true;
+            }
+            (None, Some(new)) => {
+                self.join(new, service, server, now);
+                let unknown = ServerHealth::default();
+                self.view.set(service.clone(), server, unknown);
+                self.view_changed = true;
+            }
+            (None, None) => {}
         }
-        if let (Some(old), Some(new)) = (&old, &new)
-            && old.spec == new.spec
-        {
-            self.rejudge(&new.spec, service, server, new.thresholds);
-            return;
-        }
-        let (was_checked, is_checked) = (old.is_some(), new.is_some());
-        if let Some(old) = old {
-            self.leave(&old.spec, service, server);
-        }
-        if let Some(new) = new {
-            self.join(new, service, server, now);
-        }
-        match (was_checked, is_checked) {
-            (false, true) => self
-                .view
-                .set(service.clone(), server, ServerHealth::default()),
-            (true, false) => self.view.remove(service, &server),
-            _ => return,
-        }
-        self.view_changed = true;
     }
 
     /// Makes a real server a user of its target, which is probed soon.
@@ -302,29 +300,38 @@ impl Checker {
             thresholds: check.thresholds,
             streak: Streak::default(),
         };
-        if let Some(id) = self.ids.get(&check.spec) {
-            if let Some(target) = self.targets.get_mut(id) {
-                if let Err(at) = target.position(service, &server) {
-                    target.users.insert(at, user);
-                }
-                if let Phase::Waiting {
-                    due,
-                    last_start: Some(start),
-                } = &mut target.phase
-                {
-                    let soon = target.rhythm.soon(*start, now).min(*due);
-                    self.timers.remove(&(*due, *id));
-                    self.timers.insert((soon, *id));
-                    *due = soon;
-                }
-            }
-            return;
+        match self.ids.get(&check.spec) {
+            Some(id) => self.share(*id, user, now),
+            None => self.add(check.spec, user, now),
         }
+    }
+
+    /// Gives a target another user.
+    fn share(&mut self, id: ProbeId, user: User, now: Instant) {
+        let Some(target) = self.targets.get_mut(&id) else {
+            return;
+        };
+        if let Err(at) = target.position(&user.service, &user.server) {
+            target.users.insert(at, user);
+        }
+        if let Phase::Waiting {
+            due,
+            last_start: Some(start),
+        } = &mut target.phase
+        {
+            self.timers.remove(&(*due, id));
+            *due = target.rhythm.soon(*start, now).min(*due);
+            self.timers.insert((*due, id));
+        }
+    }
+
+    /// Begins to probe what was not probed so far.
+    fn add(&mut self, spec: ProbeSpec, user: User, now: Instant) {
         let id = ProbeId(self.next_id);
         self.next_id += 1;
-        let rhythm = Rhythm::new(&check.spec, self.epoch);
+        let rhythm = Rhythm::new(&spec, self.epoch);
         let due = rhythm.first(now);
-        let spec = Arc::new(check.spec);
+        let spec = Arc::new(spec);
         self.ids.insert(Arc::clone(&spec), id);
         self.timers.insert((due, id));
         let target = Target {
