@@ -1,6 +1,7 @@
 //! A node's private key, and the request by which its public half becomes a certificate.
 
 use std::fmt;
+use std::sync::Arc;
 
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DistinguishedName, KeyPair, PublicKey,
@@ -26,18 +27,19 @@ pub enum KeyError {
 }
 
 /// A node's own private key. It is generated where it is used and never sent anywhere.
-pub struct NodeKey(KeyPair);
+#[derive(Clone)]
+pub struct NodeKey(Arc<KeyPair>);
 
 impl NodeKey {
     pub fn generate() -> Result<Self, KeyError> {
-        KeyPair::generate().map(Self).map_err(KeyError::Generate)
+        let pair = KeyPair::generate().map_err(KeyError::Generate)?;
+        Ok(Self(Arc::new(pair)))
     }
 
     /// Reads a PKCS #8 key.
     pub fn from_der(der: &[u8]) -> Result<Self, KeyError> {
-        KeyPair::try_from(der)
-            .map(Self)
-            .map_err(KeyError::Malformed)
+        let pair = KeyPair::try_from(der).map_err(KeyError::Malformed)?;
+        Ok(Self(Arc::new(pair)))
     }
 
     pub(super) fn der(&self) -> &[u8] {
@@ -61,7 +63,7 @@ impl NodeKey {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         let request = params
-            .serialize_request(&self.0)
+            .serialize_request(&*self.0)
             .map_err(KeyError::Request)?;
         Ok(request.into())
     }

@@ -34,6 +34,11 @@ mod codec;
 mod digest;
 mod key;
 mod name;
+mod node;
+mod store;
+#[cfg(test)]
+mod testing;
+mod tls;
 mod token;
 
 pub use admission::{
@@ -45,4 +50,7 @@ pub use codec::DecodeEnrollmentError;
 pub use digest::{CaFingerprint, KeyFingerprint, SecretHash};
 pub use key::{KeyError, NodeKey, SigningRequest};
 pub use name::{CertificateNameError, ClusterId, InvalidClusterId, PeerName};
+pub use node::{IdentityError, NodeIdentity};
+pub use store::{IdentityDir, IdentityStoreError};
+pub use tls::{PeerConnection, PeerStream, PeerTls, TlsError, verify_peer};
 pub use token::{InvalidTokenId, ParseTokenError, Secret, Token, TokenId};

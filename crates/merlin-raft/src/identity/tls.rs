@@ -1,0 +1,452 @@
+//! Connections between nodes: TLS 1.3 with the cluster's certificates at both ends.
+//!
+//! ```text
+//! listener ─▶ PeerTls::incoming ─▶ handshakes, side by side ─▶ PeerStream ─▶ gRPC server
+//!                                                              │ who is at the other end
+//!                                                              ▼
+//!                                            verify_peer(&request, who it claims to be)
+//! PeerTls::channel(node, addr) ─▶ TCP ─▶ TLS, for that node's name only ─▶ gRPC client
+//! ```
+//! A server takes connections without a certificate too, because a new node has none when it asks
+//! in; every other call goes through [`verify_peer`]. A certificate that is shown must be good.
+//!
+//! Sessions are not resumed: a resumed one would outlive the certificates it began with.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{self, FuturesUnordered, Stream, StreamExt};
+use hyper_util::rt::TokioIo;
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tonic::transport::server::Connected;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status};
+
+use super::digest::CaFingerprint;
+use super::name::PeerName;
+use super::node::NodeIdentity;
+use crate::typ::NodeId;
+
+/// gRPC is HTTP/2.
+const ALPN: &[u8] = b"h2";
+
+/// More than a healthy network needs, and few enough not to hold up a caller that has other
+/// addresses to try.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Handshakes under way; further connections wait in the listener's queue.
+const MAX_HANDSHAKES: usize = 256;
+
+/// How long to wait when a connection cannot be accepted, which is when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why an identity cannot be used for connections.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("the node's certificates cannot be used for TLS")]
+    Unusable(#[source] rustls::Error),
+    #[error("the cluster's CA certificate cannot be used for TLS")]
+    Authority(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{found} cannot take the place of {held}")]
+    OtherNode { held: PeerName, found: PeerName },
+    #[error("the new certificate is from CA {found}, the node's connections trust {held}")]
+    OtherAuthority {
+        held: CaFingerprint,
+        found: CaFingerprint,
+    },
+}
+
+/// The one crypto provider, handed to every configuration so that no global default is needed.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+// === the node's own certificate ===
+
+/// What this node shows at both ends. Replacing it affects the connections made from then on.
+#[derive(Debug)]
+struct Credentials(RwLock<Current>);
+
+#[derive(Clone, Debug)]
+struct Current {
+    identity: Arc<NodeIdentity>,
+    certified: Arc<CertifiedKey>,
+}
+
+impl Current {
+    fn new(identity: NodeIdentity) -> Result<Self, TlsError> {
+        // The CA's certificate goes along for new nodes, which only know its hash.
+        let chain = vec![identity.certificate().clone(), identity.ca().clone()];
+        let certified = provider()
+            .key_provider
+            .load_private_key(identity.key().private_key())
+            .map(|key| CertifiedKey::new(chain, key))
+            .map_err(TlsError::Unusable)?;
+        Ok(Self {
+            identity: Arc::new(identity),
+            certified: Arc::new(certified),
+        })
+    }
+}
+
+impl Credentials {
+    fn current(&self) -> Current {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl ResolvesServerCert for Credentials {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current().certified)
+    }
+}
+
+impl ResolvesClientCert for Credentials {
+    fn resolve(
+        &self,
+        _root_hints: &[&[u8]],
+        _schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        Some(self.current().certified)
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+// === both ends ===
+
+/// Makes and takes the connections of one node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PeerTls {
+    credentials: Arc<Credentials>,
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+impl PeerTls {
+    pub fn new(identity: NodeIdentity) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(identity.ca().clone())
+            .map_err(|error| TlsError::Authority(error.into()))?;
+        let roots = Arc::new(roots);
+        let credentials = Arc::new(Credentials(RwLock::new(Current::new(identity)?)));
+        Ok(Self {
+            server: Arc::new(server_config(&roots, Arc::clone(&credentials))?),
+            client: Arc::new(client_config(roots, Arc::clone(&credentials))?),
+            credentials,
+        })
+    }
+
+    pub fn identity(&self) -> Arc<NodeIdentity> {
+        self.credentials.current().identity
+    }
+
+    pub fn name(&self) -> PeerName {
+        self.identity().name()
+    }
+
+    /// Goes on with a renewed certificate of the same node.
+    pub fn replace(&self, identity: NodeIdentity) -> Result<(), TlsError> {
+        let held = self.identity();
+        if identity.name() != held.name() {
+            return Err(TlsError::OtherNode {
+                held: held.name(),
+                found: identity.name(),
+            });
+        }
+        if identity.ca_fingerprint() != held.ca_fingerprint() {
+            return Err(TlsError::OtherAuthority {
+                held: held.ca_fingerprint(),
+                found: identity.ca_fingerprint(),
+            });
+        }
+        let current = Current::new(identity)?;
+        *self
+            .credentials
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = current;
+        Ok(())
+    }
+
+    /// The connections of a listener, for `serve_with_incoming`. Never ends and yields no errors:
+    /// whoever fails the handshake does not get in, and does not hold up the others.
+    pub fn incoming(
+        &self,
+        listener: TcpListener,
+    ) -> impl Stream<Item = io::Result<PeerStream>> + Send + 'static {
+        let incoming = Incoming {
+            listener,
+            acceptor: TlsAcceptor::from(Arc::clone(&self.server)),
+            handshakes: FuturesUnordered::new(),
+        };
+        stream::unfold(incoming, |mut incoming| async move {
+            let stream = incoming.next().await;
+            Some((Ok(stream), incoming))
+        })
+    }
+
+    /// Calls to one node, connected when first needed and again when lost. Nobody else can answer
+    /// them, whatever listens at the address.
+    pub fn channel(
+        &self,
+        node: NodeId,
+        addr: &str,
+        settings: impl FnOnce(Endpoint) -> Endpoint,
+    ) -> Channel {
+        let name = PeerName {
+            node,
+            ..self.name()
+        };
+        let config = Arc::clone(&self.client);
+        let addr: Arc<str> = addr.into();
+        let connector = tower::service_fn(move |_: Uri| {
+            let (config, addr) = (Arc::clone(&config), Arc::clone(&addr));
+            async move { connect(config, &addr, name).await.map(TokioIo::new) }
+        });
+        settings(endpoint(name)).connect_with_connector_lazy(connector)
+    }
+}
+
+/// TLS is the connector's matter, so to gRPC the connection is a plain one. The address is too:
+/// only the name appears in requests.
+pub(super) fn endpoint(name: PeerName) -> Endpoint {
+    let uri = format!("http://{name}");
+    Endpoint::from(Uri::try_from(uri).expect("hyphens, digits and dots make an authority"))
+}
+
+fn server_config(
+    roots: &Arc<RootCertStore>,
+    credentials: Arc<Credentials>,
+) -> Result<ServerConfig, TlsError> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| TlsError::Authority(error.into()))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(TlsError::Unusable)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(credentials);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn client_config(
+    roots: Arc<RootCertStore>,
+    credentials: Arc<Credentials>,
+) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(TlsError::Unusable)?
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(credentials);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+// === dialing ===
+
+/// Connects to an address; who answers there must prove to be `name`, or whatever else `config`
+/// asks for.
+pub(super) async fn connect(
+    config: Arc<ClientConfig>,
+    addr: &str,
+    name: PeerName,
+) -> io::Result<client::TlsStream<TcpStream>> {
+    let connecting = async {
+        let tcp = TcpStream::connect(addr).await?;
+        tcp.set_nodelay(true)?;
+        TlsConnector::from(config)
+            .connect(name.server_name(), tcp)
+            .await
+    };
+    timeout(HANDSHAKE_TIMEOUT, connecting)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+// === accepting ===
+
+struct Incoming {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    handshakes: FuturesUnordered<BoxFuture<'static, Option<PeerStream>>>,
+}
+
+impl Incoming {
+    async fn next(&mut self) -> PeerStream {
+        loop {
+            tokio::select! {
+                // Cancel safe: an unfinished accept has taken nothing off the queue.
+                accepted = self.listener.accept(), if self.handshakes.len() < MAX_HANDSHAKES => {
+                    match accepted {
+                        Ok((tcp, remote)) => {
+                            let handshake = handshake(self.acceptor.clone(), tcp, remote);
+                            self.handshakes.push(Box::pin(handshake));
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "cannot accept connections of other nodes");
+                            tokio::time::sleep(ACCEPT_PAUSE).await;
+                        }
+                    }
+                }
+                // Cancel safe: the handshakes stay in the set.
+                Some(finished) = self.handshakes.next() => {
+                    if let Some(stream) = finished {
+                        return stream;
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn handshake(
+    acceptor: TlsAcceptor,
+    tcp: TcpStream,
+    remote: SocketAddr,
+) -> Option<PeerStream> {
+    let handshake = async {
+        tcp.set_nodelay(true)?;
+        acceptor.accept(tcp).await
+    };
+    match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(tls)) => Some(PeerStream::new(tls, remote)),
+        Ok(Err(error)) => {
+            tracing::debug!(%remote, %error, "refused a connection");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%remote, "a connection did not finish its handshake in time");
+            None
+        }
+    }
+}
+
+/// Who is at the other end of a connection, as its handshake proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerConnection {
+    pub remote: SocketAddr,
+    /// None without a certificate, or with one that names no node.
+    pub peer: Option<PeerName>,
+}
+
+/// An accepted connection. Its [`PeerConnection`] is among the extensions of every request on it.
+pub struct PeerStream {
+    tls: server::TlsStream<TcpStream>,
+    connection: PeerConnection,
+}
+
+impl PeerStream {
+    fn new(tls: server::TlsStream<TcpStream>, remote: SocketAddr) -> Self {
+        // The handshake has checked who issued the certificate, and its dates.
+        let certificates = tls.get_ref().1.peer_certificates();
+        let peer = certificates
+            .and_then(|chain| chain.first())
+            .and_then(|certificate| PeerName::of_certificate(certificate).ok());
+        Self {
+            tls,
+            connection: PeerConnection { remote, peer },
+        }
+    }
+}
+
+impl fmt::Debug for PeerStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PeerStream").field(&self.connection).finish()
+    }
+}
+
+impl Connected for PeerStream {
+    type ConnectInfo = PeerConnection;
+
+    fn connect_info(&self) -> PeerConnection {
+        self.connection
+    }
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for PeerStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tls.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+}
+
+/// Lets a call pass only if its connection belongs to the node it claims to come from.
+// The refusal is what a gRPC handler answers, as it is.
+#[expect(clippy::result_large_err)]
+pub fn verify_peer<T>(request: &Request<T>, claimed: PeerName) -> Result<(), Status> {
+    let connection = request.extensions().get::<PeerConnection>();
+    match connection.and_then(|connection| connection.peer) {
+        Some(peer) if peer == claimed => Ok(()),
+        Some(peer) => Err(Status::permission_denied(format!(
+            "the call claims to come from {claimed}, its certificate is {peer}'s"
+        ))),
+        None => Err(Status::unauthenticated(
+            "calls between nodes need a certificate of the cluster",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! Real connections over the loopback interface, with a gRPC service at the end that answers a
+//! node's questions only to the node they claim to come from.
+
+use merlin_proto::peer::peer_client::PeerClient;
+use merlin_proto::peer::peer_server::{Peer, PeerServer};
+use merlin_proto::peer::{Envelope, Route, SnapshotChunk};
+use tonic::transport::Server;
+use tonic::{Code, Response, Streaming};
+
+use super::*;
+use crate::identity::testing::{Cluster, days_ago};
+
+/// Answers `ask` with what it was asked.
+struct Echo {
+    name: PeerName,
+}
+
+#[tonic::async_trait]
+impl Peer for Echo {
+    async fn ask(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let route = request.get_ref().route.clone().unwrap_or_default();
+        let claimed = PeerName {
+            node: route.from,
+            ..self.name
+        };
+        verify_peer(&request, claimed)?;
+        Ok(Response::new(request.into_inner()))
+    }
+
+    async fn append_entries(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn vote(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn install_snapshot(
+        &self,
+        _: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<Envelope>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn propose(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn read_index(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+/// A server that ends with the test's runtime.
+async fn serve(tls: &PeerTls) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let incoming = tls.incoming(listener);
+    let echo = PeerServer::new(Echo { name: tls.name() });
+    tokio::spawn(
+        Server::builder()
+            .add_service(echo)
+            .serve_with_incoming(incoming),
+    );
+    addr
+}
+
+fn tls(identity: NodeIdentity) -> PeerTls {
+    PeerTls::new(identity).unwrap()
+}
+
+async fn ask(channel: Channel, from: NodeId) -> Result<Vec<u8>, Status> {
+    let route = Route {
+        from,
+        ..Route::default()
+    };
+    let envelope = Envelope {
+        route: Some(route),
+        payload: b"hello".to_vec().into(),
+    };
+    let answer = PeerClient::new(channel).ask(envelope).await?;
+    Ok(answer.into_inner().payload.to_vec())
+}
+
+/// What went wrong, with everything that led to it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+fn channel(tls: &PeerTls, node: NodeId, addr: &str) -> Channel {
+    tls.channel(node, addr, |endpoint| {
+        endpoint.timeout(Duration::from_secs(10))
+    })
+}
+
+/// The call must have died in the handshake.
+async fn refused_handshake(channel: Channel, from: NodeId) -> String {
+    let status = ask(channel, from).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    chain(&status)
+}
+
+#[tokio::test]
+async fn nodes_of_a_cluster_reach_each_other() {
+    let cluster = Cluster::new();
+    let (one, two) = (tls(cluster.node(1)), tls(cluster.node(2)));
+    let addr = serve(&one).await;
+    assert_eq!(ask(channel(&two, 1, &addr), 2).await.unwrap(), b"hello");
+}
+
+#[tokio::test]
+async fn a_node_cannot_speak_for_another() {
+    let cluster = Cluster::new();
+    let (one, two) = (tls(cluster.node(1)), tls(cluster.node(2)));
+    let addr = serve(&one).await;
+    let status = ask(channel(&two, 1, &addr), 3).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("node-2"), "{status}");
+}
+
+#[tokio::test]
+async fn a_caller_without_a_certificate_is_refused_by_the_call() {
+    let cluster = Cluster::new();
+    let one = tls(cluster.node(1));
+    let addr = serve(&one).await;
+
+    let mut roots = RootCertStore::empty();
+    roots.add(cluster.ca.certificate().clone()).unwrap();
+    let mut nobody = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    nobody.alpn_protocols = vec![ALPN.to_vec()];
+    let nobody = PeerTls {
+        client: Arc::new(nobody),
+        ..one
+    };
+    let status = ask(channel(&nobody, 1, &addr), 1).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_node_of_another_cluster_is_refused_at_either_end() {
+    let ours = Cluster::new();
+    // Even one that uses our cluster's id.
+    let theirs = Cluster::named(ours.id);
+    let (one, stranger) = (tls(ours.node(1)), tls(theirs.node(1)));
+
+    // Neither as a server,
+    let addr = serve(&stranger).await;
+    let refused = refused_handshake(channel(&one, 1, &addr), 1).await;
+    assert!(refused.contains("certificate"), "{refused}");
+
+    // nor as a client, be it one that takes our server for good.
+    let addr = serve(&one).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(ours.ca.certificate().clone()).unwrap();
+    let config = client_config(Arc::new(roots), Arc::clone(&stranger.credentials)).unwrap();
+    let stranger = PeerTls {
+        client: Arc::new(config),
+        ..stranger
+    };
+    ask(channel(&stranger, 1, &addr), 1).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn another_node_at_the_address_is_not_taken_for_the_one_that_was_meant() {
+    let cluster = Cluster::new();
+    let (one, two) = (tls(cluster.node(1)), tls(cluster.node(2)));
+    let addr = serve(&one).await;
+    let refused = refused_handshake(channel(&two, 3, &addr), 2).await;
+    assert!(refused.contains("not valid for name"), "{refused}");
+}
+
+#[tokio::test]
+async fn expired_certificates_are_refused_until_they_are_renewed() {
+    let cluster = Cluster::new();
+    let one = tls(cluster.node(1));
+    let old = tls(cluster.node_signed_at(2, days_ago(91)));
+
+    let one_addr = serve(&one).await;
+    ask(channel(&old, 1, &one_addr), 2).await.unwrap_err();
+    let old_addr = serve(&old).await;
+    let refused = refused_handshake(channel(&one, 2, &old_addr), 1).await;
+    assert!(refused.contains("expired"), "{refused}");
+
+    // Renewal takes effect without a new listener.
+    let renewed = old.identity().renewed(&cluster.ca, days_ago(0)).unwrap();
+    old.replace(renewed).unwrap();
+    ask(channel(&old, 1, &one_addr), 2).await.unwrap();
+    ask(channel(&one, 2, &old_addr), 1).await.unwrap();
+}
+
+#[test]
+fn only_the_same_nodes_certificate_can_take_its_place() {
+    let cluster = Cluster::new();
+    let one = tls(cluster.node(1));
+    assert!(matches!(
+        one.replace(cluster.node(2)),
+        Err(TlsError::OtherNode { .. })
+    ));
+    assert!(matches!(
+        one.replace(Cluster::named(cluster.id).node(1)),
+        Err(TlsError::OtherAuthority { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_stalled_or_senseless_connection_does_not_hold_up_the_others() {
+    use tokio::io::AsyncWriteExt;
+    let cluster = Cluster::new();
+    let (one, two) = (tls(cluster.node(1)), tls(cluster.node(2)));
+    let addr = serve(&one).await;
+    let _silent = TcpStream::connect(&addr).await.unwrap();
+    let mut senseless = TcpStream::connect(&addr).await.unwrap();
+    senseless
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .await
+        .unwrap();
+    ask(channel(&two, 1, &addr), 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_came_over_no_such_connection_is_refused() {
+    let request = Request::new(());
+    let status = verify_peer(&request, Cluster::new().name(1)).unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+}
