@@ -18,12 +18,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(FILES, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    let mut config = tonic_prost_build::Config::new();
+    // So that a message finds its own descriptor.
+    config.enable_type_names();
     tonic_prost_build::configure()
         .build_transport(true)
         // Passed on as they came, from the socket to the disk.
         .bytes(".merlin.log.v1.Entry")
         .bytes(".merlin.peer.v1.Envelope")
         .bytes(".merlin.peer.v1.SnapshotChunk")
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

@@ -7,6 +7,7 @@
 //! * [`listing`]: the catalog as the API shows it.
 //! * [`command`] and [`snapshot`]: the replicated log and its snapshots, without loss.
 //! * [`metadata`] and [`status`]: what travels beside messages, and errors.
+//! * [`json`]: messages for scripts to read.
 
 // Generated code answers to its generator's lints, not to ours.
 #[allow(
@@ -39,6 +40,7 @@ mod generated {
 
 pub mod command;
 mod fields;
+pub mod json;
 pub mod listing;
 pub mod metadata;
 pub mod server;

@@ -368,18 +368,17 @@ pub(super) fn catalog() -> impl Strategy<Value = Catalog> {
             })
             .collect::<Vec<_>>()
     });
-    // One moment for all, so that none is dropped for its age on the way back.
-    let remembered =
-        (any::<u64>(), btree_map(request_id(), answer(), 0..4)).prop_map(|(at, answers)| {
-            answers
-                .into_iter()
-                .map(|(id, answer)| Remembered {
-                    at: Timestamp(at),
-                    id,
-                    answer,
-                })
-                .collect::<Vec<_>>()
-        });
+    let answers = btree_map(request_id(), (any::<u64>(), answer()), 0..4);
+    let remembered = answers.prop_map(|answers| {
+        answers
+            .into_iter()
+            .map(|(id, (at, answer))| Remembered {
+                at: Timestamp(at),
+                id,
+                answer,
+            })
+            .collect::<Vec<_>>()
+    });
     (255..=u64::MAX, services, remembered).prop_filter_map(
         "services must not share a key",
         |(revision, services, remembered)| {
