@@ -1,0 +1,15 @@
+//! Tests on a real IPVS kernel.
+//!
+//! `cargo test -p e2e --test kernel [FILTER]` boots one user-mode-Linux guest and runs this same
+//! executable in it, where every case gets a network of namespaces of its own. One boot and one
+//! CPU for all cases, hence one after the other. Build the programs under test first: `cargo
+//! build -p merlin -p meradm`.
+
+mod lab;
+mod runner;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    runner::main(lab::cases())
+}
