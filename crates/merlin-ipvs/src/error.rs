@@ -16,6 +16,8 @@ pub enum Call {
     Fingerprint,
     Timeouts,
     SetTimeouts,
+    /// Any other request of the protocol.
+    Request,
 }
 
 impl fmt::Display for Call {
@@ -28,6 +30,7 @@ impl fmt::Display for Call {
             Self::Fingerprint => "fingerprinting the IPVS table",
             Self::Timeouts => "reading the IPVS timeouts",
             Self::SetTimeouts => "setting the IPVS timeouts",
+            Self::Request => "a request to IPVS",
         })
     }
 }
@@ -81,6 +84,9 @@ pub enum DataplaneError {
         #[source]
         source: Malformed,
     },
+    /// The table changed every time it was read, so what was read may be short of entries.
+    #[error("{call} failed: another program keeps changing it")]
+    Unsettled { call: Call },
     /// A call has not returned; until it does, no other can begin.
     #[error("{call} has been hanging for {}", seconds(*elapsed))]
     Hanging { call: Call, elapsed: Duration },

@@ -82,12 +82,13 @@ impl Handle {
         self.call(Call::Read, move |table| table.read(&keys)).await
     }
 
-    /// As [`Dataplane::apply`], in several calls when there are many operations.
+    /// As [`Dataplane::apply`], in several calls when there are many operations. They are shared
+    /// rather than copied, so the caller can still tell which answer belongs to which.
     pub async fn apply(
         &self,
-        operations: Vec<Operation>,
+        operations: impl Into<Arc<Vec<Operation>>>,
     ) -> Result<Vec<Result<(), Refusal>>, DataplaneError> {
-        let operations: Arc<[Operation]> = operations.into();
+        let operations = operations.into();
         let mut answers = Vec::with_capacity(operations.len());
         while answers.len() < operations.len() {
             let operations = Arc::clone(&operations);

@@ -1,19 +1,22 @@
 //! IPVS of the Linux kernel over generic netlink.
 //!
 //! [`Dataplane`] is the seam: the kernel and the in-memory table both implement it, answer with the
-//! same error numbers and pass the same conformance suite. [`Handle`] gives either a thread of
+//! same error numbers and pass the same [`conformance`] suite. [`Handle`] gives either a thread of
 //! its own and lets asynchronous code call it.
 
 use merlin_model::table::{Key, LiveTable, Operation, Table};
 
+pub mod conformance;
 mod error;
 mod handle;
+mod kernel;
 pub mod memory;
 mod refusal;
 pub mod wire;
 
 pub use error::{Call, DataplaneError, OpenError};
 pub use handle::Handle;
+pub use kernel::Kernel;
 pub use memory::MemoryTable;
 pub use refusal::Refusal;
 
