@@ -6,7 +6,7 @@ use merlin_ipvs::Refusal;
 use merlin_model::ServiceId;
 use merlin_model::table::{DestinationKey, Key, Operation};
 
-use crate::plan::Step;
+use crate::desired::Desired;
 
 /// What an operation changes: a service, or one of its destinations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,25 +28,30 @@ pub struct Failure {
 
 /// The failures among a pass's answers, root causes only: when a service could not be added,
 /// what becomes of its destinations is no news.
-pub(crate) fn failures(steps: &[Step], answers: &[Result<(), Refusal>]) -> Vec<(Object, Failure)> {
-    let mut failures: Vec<(Object, Failure)> = Vec::new();
-    let mut missing: Option<Key> = None;
-    for (step, answer) in steps.iter().zip(answers) {
-        let key = *step.operation.key();
+pub(crate) fn failures(
+    desired: &Desired,
+    operations: &[Operation],
+    answers: &[Result<(), Refusal>],
+) -> Vec<(Object, Failure)> {
+    let mut failures = Vec::new();
+    // A plan finishes one service's additions before it begins another's.
+    let mut missing = None;
+    for (operation, answer) in operations.iter().zip(answers) {
         let Err(refusal) = answer else { continue };
+        let key = operation.key();
         if missing == Some(key) {
             continue;
         }
-        if matches!(step.operation, Operation::AddService(..)) {
+        if matches!(operation, Operation::AddService(..)) {
             missing = Some(key);
         }
         let failure = Failure {
-            service: step.service.clone(),
-            operation: step.operation.clone(),
+            service: desired.owner(key).cloned(),
+            operation: operation.clone(),
             reason: refusal.to_string(),
             attempts: 1,
         };
-        failures.push((Object::of(&step.operation), failure));
+        failures.push((Object::of(operation), failure));
     }
     failures
 }

@@ -10,8 +10,7 @@
 //! Applied in full to the table it was made for, a plan yields exactly the wanted table, plus the
 //! foreign entries it was told to keep.
 
-use merlin_model::ServiceId;
-use merlin_model::table::{Entry, Key, NO_SCHEDULER, Operation, Service, Table};
+use merlin_model::table::{DestinationKey, Entry, Key, NO_SCHEDULER, Operation, Service, Table};
 
 use crate::desired::{Desired, Wanted};
 
@@ -26,17 +25,11 @@ pub enum Foreign {
     Keep,
 }
 
-/// One operation and the declared service it serves, if any.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
-    pub service: Option<ServiceId>,
-    pub operation: Operation,
-}
-
-/// Operations in the order in which to carry them out.
+/// Operations in the order in which to carry them out. [`Desired::owner`] knows which service each
+/// one serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    pub steps: Vec<Step>,
+    pub operations: Vec<Operation>,
     /// Foreign services that stay.
     pub foreign: Vec<Key>,
 }
@@ -47,22 +40,22 @@ pub struct Plan {
 /// keys: anything else in it counts as foreign.
 pub fn plan(desired: &Desired, actual: &Table, foreign: Foreign) -> Plan {
     let mut plan = Plan::default();
+    let operations = &mut plan.operations;
     for (key, wanted) in &desired.services {
-        plan.put_service(*key, wanted, actual.services.get(key));
+        put_service(operations, *key, wanted, actual.services.get(key));
     }
     for (key, wanted) in &desired.services {
         if let Some(entry) = actual.services.get(key) {
-            plan.delete_destinations(*key, wanted, entry);
+            delete_destinations(operations, *key, wanted, entry);
         }
     }
     for key in actual.services.keys() {
         if desired.services.contains_key(key) {
             continue;
         }
-        let owner = desired.released.get(key);
-        let ours = owner.is_some() || foreign == Foreign::Delete;
+        let ours = desired.released.contains_key(key) || foreign == Foreign::Delete;
         if ours && !desired.pristine {
-            plan.push(owner, Operation::DeleteService(*key));
+            operations.push(Operation::DeleteService(*key));
         } else {
             plan.foreign.push(*key);
         }
@@ -70,73 +63,42 @@ pub fn plan(desired: &Desired, actual: &Table, foreign: Foreign) -> Plan {
     plan
 }
 
-// === impl Plan ===
-
-impl Plan {
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
-    }
-
-    pub fn operations(&self) -> impl Iterator<Item = &Operation> {
-        self.steps.iter().map(|step| &step.operation)
-    }
-
-    fn push(&mut self, service: Option<&ServiceId>, operation: Operation) {
-        self.steps.push(Step {
-            service: service.cloned(),
-            operation,
-        });
-    }
-
-    /// Adds or edits a service and the destinations it should have.
-    fn put_service(&mut self, key: Key, wanted: &Wanted, actual: Option<&Entry>) {
-        let id = Some(&wanted.id);
-        let service = &wanted.service;
-        let edit = match actual {
-            Some(entry) if entry.service == *service => None,
-            Some(_) => Some(Operation::EditService(key, service.clone())),
-            None if rebuilds(service) && !wanted.destinations.is_empty() => {
-                let unscheduled = Service {
-                    scheduler: NO_SCHEDULER.to_owned(),
-                    ..service.clone()
-                };
-                self.push(id, Operation::AddService(key, unscheduled));
-                Some(Operation::EditService(key, service.clone()))
-            }
-            None => {
-                self.push(id, Operation::AddService(key, service.clone()));
-                None
-            }
-        };
-        let (before, after) = if rebuilds(service) {
-            (None, edit)
-        } else {
-            (edit, None)
-        };
-        if let Some(edit) = before {
-            self.push(id, edit);
+/// Adds or edits a service and the destinations it should have.
+fn put_service(operations: &mut Vec<Operation>, key: Key, wanted: &Wanted, actual: Option<&Entry>) {
+    let service = &wanted.service;
+    let mut edit = match actual {
+        Some(entry) if entry.service == *service => None,
+        Some(_) => Some(Operation::EditService(key, service.clone())),
+        None if rebuilds(service) && !wanted.destinations.is_empty() => {
+            let unscheduled = Service {
+                scheduler: NO_SCHEDULER.to_owned(),
+                ..service.clone()
+            };
+            operations.push(Operation::AddService(key, unscheduled));
+            Some(Operation::EditService(key, service.clone()))
         }
-        for (at, wanted) in &wanted.destinations {
-            let current = actual.and_then(|entry| entry.destinations.get(at));
-            let destination = wanted.given(current);
-            match current {
-                Some(current) if *current == destination => {}
-                Some(_) => self.push(id, Operation::EditDestination(key, *at, destination)),
-                None => self.push(id, Operation::AddDestination(key, *at, destination)),
-            }
+        None => {
+            operations.push(Operation::AddService(key, service.clone()));
+            None
         }
-        if let Some(edit) = after {
-            self.push(id, edit);
+    };
+    operations.extend(edit.take_if(|_| !rebuilds(service)));
+    for (at, wanted) in &wanted.destinations {
+        let current = actual.and_then(|entry| entry.destinations.get(at));
+        let destination = wanted.given(current);
+        match current {
+            Some(current) if *current == destination => {}
+            Some(_) => operations.push(Operation::EditDestination(key, *at, destination)),
+            None => operations.push(Operation::AddDestination(key, *at, destination)),
         }
     }
+    operations.extend(edit);
+}
 
-    fn delete_destinations(&mut self, key: Key, wanted: &Wanted, actual: &Entry) {
-        for at in actual.destinations.keys() {
-            if !wanted.destinations.contains_key(at) {
-                self.push(Some(&wanted.id), Operation::DeleteDestination(key, *at));
-            }
-        }
-    }
+fn delete_destinations(operations: &mut Vec<Operation>, key: Key, wanted: &Wanted, actual: &Entry) {
+    let gone = |at: &&DestinationKey| !wanted.destinations.contains_key(at);
+    let gone = actual.destinations.keys().filter(gone);
+    operations.extend(gone.map(|at| Operation::DeleteDestination(key, *at)));
 }
 
 /// Whether the scheduler computes a whole look-up table anew for every change of a destination.

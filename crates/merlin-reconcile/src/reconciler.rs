@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use merlin_ipvs::{DataplaneError, Fingerprint, Handle, Refusal};
-use merlin_model::table::Operation;
+use merlin_model::table::{Key, Operation};
 use merlin_model::{Catalog, HealthView};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -27,8 +27,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::agenda::{Agenda, Backoff, Scope, Task};
+use crate::desired::Desired;
 use crate::failure::failures;
-use crate::plan::{Foreign, Plan, Step, plan};
+use crate::plan::{Foreign, plan};
 use crate::report;
 use crate::status::Status;
 
@@ -60,9 +61,12 @@ pub struct Reconciler {
 
 /// A pass that came to its end.
 struct Outcome {
-    plan: Plan,
-    /// One per step of the plan.
+    desired: Desired,
+    operations: Arc<Vec<Operation>>,
+    /// One per operation.
     answers: Vec<Result<(), Refusal>>,
+    /// Foreign services that stay.
+    foreign: Vec<Key>,
 }
 
 // === impl Config ===
@@ -182,49 +186,64 @@ impl Reconciler {
     async fn attempt(&self, scope: &Scope) -> Result<Outcome, DataplaneError> {
         let view = self.agenda.view(scope);
         let foreign = self.foreign;
-        let plan = match scope {
+        let (desired, plan) = match scope {
             Scope::Services(_) => {
                 let desired = view.desired();
                 let actual = self.handle.read(desired.keys().copied().collect()).await?;
-                plan(&desired, &actual, foreign)
+                let plan = plan(&desired, &actual, foreign);
+                (desired, plan)
             }
             // With 100,000 real servers this computes for a tenth of a second; others share our
             // thread.
             Scope::Whole => {
                 let actual = self.handle.dump().await?;
-                spawn_blocking(move || plan(&view.desired(), &actual, foreign))
+                let compute = move || {
+                    let desired = view.desired();
+                    let plan = plan(&desired, &actual, foreign);
+                    (desired, plan)
+                };
+                spawn_blocking(compute)
                     .await
                     .expect("planning does not panic")
             }
         };
-        let answers = if plan.is_empty() {
+        let operations = Arc::new(plan.operations);
+        let answers = if operations.is_empty() {
             Vec::new()
         } else {
-            let operations: Vec<Operation> = plan.operations().cloned().collect();
-            self.handle.apply(operations).await?
+            self.handle.apply(Arc::clone(&operations)).await?
         };
-        Ok(Outcome { plan, answers })
+        Ok(Outcome {
+            desired,
+            operations,
+            answers,
+            foreign: plan.foreign,
+        })
     }
 
     /// Draws the conclusions from a pass, for the next one and for whoever watches.
     fn conclude(
         &mut self,
         scope: &Scope,
-        Outcome { plan, answers }: Outcome,
+        outcome: Outcome,
         fingerprint: Option<Fingerprint>,
         took: Duration,
     ) {
-        let done = plan
-            .steps
-            .iter()
-            .zip(&answers)
-            .filter_map(|(step, answer)| answer.is_ok().then_some(step));
+        let Outcome {
+            desired,
+            operations,
+            answers,
+            foreign,
+        } = outcome;
+        let done = operations.iter().zip(&answers);
+        let done = done.filter_map(|(operation, answer)| answer.is_ok().then_some(operation));
         let done: Vec<_> = done.collect();
-        let unexplained = |step: &&Step| !self.agenda.explains(step.service.as_ref());
+        let unexplained =
+            |operation: &&Operation| !self.agenda.explains(desired.owner(operation.key()));
         let drift: Vec<_> = done.iter().copied().filter(unexplained).collect();
-        report::drift(&drift);
+        report::drift(&desired, &drift);
 
-        let failures = failures(&plan.steps, &answers);
+        let failures = failures(&desired, &operations, &answers);
         let refused: Vec<_> = failures
             .iter()
             .map(|(object, failure)| (failure.service.clone(), object.service))
@@ -247,9 +266,9 @@ impl Reconciler {
             if *scope == Scope::Whole {
                 status.counts.whole_passes += 1;
                 status.last_whole = Some(now());
-                if status.foreign != plan.foreign {
-                    report::foreign(&plan.foreign);
-                    status.foreign = plan.foreign;
+                if status.foreign != foreign {
+                    report::foreign(&foreign);
+                    status.foreign = foreign;
                 }
                 if !status.first_pass_done {
                     info!(

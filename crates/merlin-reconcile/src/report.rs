@@ -4,30 +4,27 @@ use std::collections::BTreeMap;
 use std::error::Error;
 
 use merlin_model::ServiceId;
-use merlin_model::table::Key;
+use merlin_model::table::{Key, Operation};
 use tracing::{info, warn};
 
+use crate::desired::Desired;
 use crate::failure::{Failure, Object};
-use crate::plan::Step;
 
 /// Lines per pass and kind. Beyond it the numbers say more than the names.
 const MAX_LINES: usize = 50;
 
 /// Says that others changed the table and what was done about it, a line per service.
-pub(crate) fn drift(repaired: &[&Step]) {
-    let mut services: BTreeMap<(Option<&ServiceId>, Key), Vec<&Step>> = BTreeMap::new();
-    for step in repaired {
-        let key = *step.operation.key();
-        let steps = services.entry((step.service.as_ref(), key)).or_default();
-        steps.push(step);
+pub(crate) fn drift(desired: &Desired, repaired: &[&Operation]) {
+    let mut services: BTreeMap<&Key, Vec<&Operation>> = BTreeMap::new();
+    for operation in repaired {
+        services.entry(operation.key()).or_default().push(operation);
     }
-    for ((service, key), steps) in services.iter().take(MAX_LINES) {
-        let first = steps.first().map(|step| step.operation.to_string());
+    for (key, operations) in services.iter().take(MAX_LINES) {
         info!(
-            service = service.map(ServiceId::as_str),
+            service = desired.owner(key).map(ServiceId::as_str),
             %key,
-            operations = steps.len(),
-            first,
+            operations = operations.len(),
+            first = operations.first().map(ToString::to_string),
             "undid a change that others made to the table"
         );
     }

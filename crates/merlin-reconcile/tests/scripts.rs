@@ -125,12 +125,13 @@ impl World {
         let desired = desired(&self.catalog, &self.health).releasing(released);
         let plan = plan(&desired, &self.kernel, self.foreign);
         let mut lines = String::new();
-        for step in &plan.steps {
-            let service = step.service.as_ref().map_or("(foreign)", |id| id.as_str());
-            writeln!(lines, "{service}: {}", step.operation).unwrap();
-            carry_out(&mut self.kernel, &step.operation).unwrap();
+        for operation in &plan.operations {
+            let owner = desired.owner(operation.key());
+            let owner = owner.map_or("(foreign)", |id| id.as_str());
+            writeln!(lines, "{owner}: {operation}").unwrap();
+            carry_out(&mut self.kernel, operation).unwrap();
         }
-        if plan.is_empty() {
+        if plan.operations.is_empty() {
             lines.push_str("nothing to do\n");
         }
         for key in &plan.foreign {
