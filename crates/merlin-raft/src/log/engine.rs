@@ -20,17 +20,11 @@ use super::writer::{Change, Extent, Job, Writer};
 /// The durable log of one node. Changes happen in the order of the calls.
 #[derive(Debug)]
 pub struct LogEngine {
+    dir: PathBuf,
     shared: Arc<Shared>,
     /// Unbounded: consensus waits for each change before it makes the next.
     jobs: Sender<Job>,
-    writer: Mutex<Option<Open>>,
-}
-
-/// What is given back when the log is closed.
-#[derive(Debug)]
-struct Open {
-    thread: JoinHandle<()>,
-    _lock: std::fs::File,
+    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Reads entries; cheap to clone, usable from any thread that may block.
@@ -75,22 +69,20 @@ impl LogEngine {
             }),
         });
         let (jobs, queue) = mpsc::channel();
-        let writer = Writer::new(opened.db, opened.disk, opened.tip, Arc::clone(&shared));
+        let writer = Writer::new(opened, Arc::clone(&shared));
         let thread = thread::Builder::new()
             .name("raft-log".to_owned())
             .spawn(move || writer.run(&queue))
             .map_err(|source| OpenError::Io {
                 action: "start the writer thread of",
-                path: PathBuf::from(dir),
+                path: dir.to_owned(),
                 source,
             })?;
         Ok(Self {
+            dir: dir.to_owned(),
             shared,
             jobs,
-            writer: Mutex::new(Some(Open {
-                thread,
-                _lock: opened.lock,
-            })),
+            writer: Mutex::new(Some(thread)),
         })
     }
 
@@ -146,17 +138,13 @@ impl LogEngine {
 
     /// Writes what is pending and gives the directory free. Blocks; later calls fail.
     pub fn close(&self) {
-        let open = self
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(open) = open else {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(writer) = writer.take() else {
             return;
         };
         // Fails only if the thread has ended, which is what is wanted.
         let _ = self.jobs.send(Job::Close);
-        if open.thread.join().is_err() {
+        if writer.join().is_err() {
             tracing::error!("the writer thread of the raft log panicked");
         }
         *self
@@ -164,6 +152,9 @@ impl LogEngine {
             .db
             .write()
             .unwrap_or_else(PoisonError::into_inner) = None;
+        if let Err(error) = recover::await_release(&self.dir) {
+            tracing::warn!(%error, "the raft log is closed, but not free yet");
+        }
     }
 
     fn submit(&self, change: Change) -> Ack {
@@ -236,7 +227,7 @@ fn collect(db: &sled::Db, indices: Range<u64>, limit: usize) -> Result<Vec<Recor
         let Some((index, chunk)) = parse_entry_key(&key) else {
             continue;
         };
-        let Some(record) = assembler.push(index, chunk, &value).map_err(bad)? else {
+        let Some((_, record)) = assembler.push(index, chunk, &value).map_err(bad)? else {
             continue;
         };
         if index != expected {

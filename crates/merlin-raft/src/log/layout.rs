@@ -12,7 +12,7 @@ const MAX_RECORD: usize = MAX_PAYLOAD + 1024;
 
 /// Longest value in the database; the head of the module says why.
 const CHUNK: usize = 4096;
-const HEADER: usize = 4 + 4 + 2 + 8 + 8;
+const HEADER: usize = 4 + 4 + 4 + 2 + 8 + 8;
 
 const META: u8 = 0x00;
 const ENTRY: u8 = 0x01;
@@ -179,17 +179,19 @@ impl Record {
         self.bytes.len() > MAX_RECORD
     }
 
-    fn checksum(&self) -> u32 {
-        let mut place = [0; 24];
-        place[..8].copy_from_slice(&self.position.index.to_be_bytes());
-        place[8..16].copy_from_slice(&self.position.term.to_be_bytes());
-        place[16..].copy_from_slice(&self.position.node.to_be_bytes());
+    /// The checksum of this entry after one with the checksum `before`.
+    pub(super) fn checksum(&self, before: u32) -> u32 {
+        let mut place = Vec::with_capacity(28);
+        place.put_u32(before);
+        place.put_u64(self.position.index);
+        place.put_u64(self.position.term);
+        place.put_u64(self.position.node);
         crc32c::crc32c_append(crc32c::crc32c(&place), &self.bytes)
     }
 
-    /// The writes that add the entry. The first chunk comes last: an entry is there when its
-    /// first chunk is.
-    pub(super) fn writes(&self) -> impl Iterator<Item = Write> {
+    /// The writes that add the entry, `checksum`, after the one with the checksum `before`. The
+    /// first chunk comes last: an entry is there when its first chunk is.
+    pub(super) fn writes(&self, before: u32, checksum: u32) -> impl Iterator<Item = Write> {
         let head = self.bytes.len().min(CHUNK - HEADER);
         let (head, rest) = self.bytes.split_at(head);
         // 257 at most, by `is_too_large`.
@@ -198,7 +200,8 @@ impl Record {
 
         let mut first = Vec::with_capacity(HEADER + head.len());
         first.put_u32(length);
-        first.put_u32(self.checksum());
+        first.put_u32(before);
+        first.put_u32(checksum);
         first.put_u16(chunks);
         first.put_u64(self.position.term);
         first.put_u64(self.position.node);
@@ -213,13 +216,33 @@ impl Record {
     }
 }
 
-/// The position of the entry whose first chunk this is.
-pub(super) fn position_of(index: u64, first_chunk: &[u8]) -> Option<Position> {
-    (first_chunk.len() >= HEADER).then(|| Position {
-        term: be_u64(first_chunk, 10),
-        node: be_u64(first_chunk, 18),
-        index,
-    })
+/// What the first chunk says of an entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    length: usize,
+    /// The checksum of the entry before.
+    pub(super) before: u32,
+    pub(super) checksum: u32,
+    chunks: u16,
+    pub(super) position: Position,
+}
+
+impl Header {
+    pub(super) fn decode(index: u64, first_chunk: &[u8]) -> Option<Self> {
+        let header = first_chunk.get(..HEADER)?;
+        let position = Position {
+            term: be_u64(header, 14),
+            node: be_u64(header, 22),
+            index,
+        };
+        Some(Self {
+            length: usize::try_from(be_u32(header, 0)).ok()?,
+            before: be_u32(header, 4),
+            checksum: be_u32(header, 8),
+            chunks: be_u16(header, 12),
+            position,
+        })
+    }
 }
 
 /// Why chunks do not make an entry.
@@ -231,6 +254,8 @@ pub(super) enum Flaw {
     Incomplete,
     #[error("its checksum is wrong")]
     Checksum,
+    #[error("it was written after another entry than the one that is before it")]
+    Stray,
 }
 
 /// Puts entries together from their chunks, which come in the order of their keys.
@@ -241,10 +266,7 @@ pub(super) struct Assembler {
 
 #[derive(Debug)]
 struct Partial {
-    position: Position,
-    checksum: u32,
-    length: usize,
-    chunks: u16,
+    header: Header,
     seen: u16,
     bytes: BytesMut,
 }
@@ -256,22 +278,22 @@ impl Assembler {
         index: u64,
         chunk: u16,
         value: &[u8],
-    ) -> Result<Option<Record>, (u64, Flaw)> {
+    ) -> Result<Option<(Header, Record)>, (u64, Flaw)> {
         if chunk == 0 {
             self.finish()?;
             self.partial = Some(Partial::begin(index, value).ok_or((index, Flaw::Checksum))?);
         } else {
             match &mut self.partial {
-                Some(partial) if partial.position.index == index && partial.seen == chunk => {
+                Some(partial) if partial.index() == index && partial.seen == chunk => {
                     partial.bytes.put_slice(value);
                     partial.seen += 1;
                 }
-                Some(partial) => return Err((partial.position.index, Flaw::Incomplete)),
+                Some(partial) => return Err((partial.index(), Flaw::Incomplete)),
                 None => return Err((index, Flaw::Headless)),
             }
         }
         match self.partial.take() {
-            Some(partial) if partial.seen == partial.chunks => partial.end().map(Some),
+            Some(partial) if partial.seen == partial.header.chunks => partial.end().map(Some),
             unfinished => {
                 self.partial = unfinished;
                 Ok(None)
@@ -282,7 +304,7 @@ impl Assembler {
     /// No more chunks: fails if the last entry is not complete.
     pub(super) fn finish(&mut self) -> Result<(), (u64, Flaw)> {
         match self.partial.take() {
-            Some(partial) => Err((partial.position.index, Flaw::Incomplete)),
+            Some(partial) => Err((partial.index(), Flaw::Incomplete)),
             None => Ok(()),
         }
     }
@@ -290,33 +312,31 @@ impl Assembler {
 
 impl Partial {
     fn begin(index: u64, value: &[u8]) -> Option<Self> {
-        let position = position_of(index, value)?;
-        let length = usize::try_from(be_u32(value, 0)).ok()?;
-        if length > MAX_RECORD {
-            return None;
-        }
-        let mut bytes = BytesMut::with_capacity(length);
+        let header = Header::decode(index, value).filter(|header| header.length <= MAX_RECORD)?;
+        let mut bytes = BytesMut::with_capacity(header.length);
         bytes.put_slice(&value[HEADER..]);
         Some(Self {
-            position,
-            checksum: be_u32(value, 4),
-            length,
-            chunks: be_u16(value, 8),
+            header,
             seen: 1,
             bytes,
         })
     }
 
-    fn end(self) -> Result<Record, (u64, Flaw)> {
-        let index = self.position.index;
+    fn index(&self) -> u64 {
+        self.header.position.index
+    }
+
+    fn end(self) -> Result<(Header, Record), (u64, Flaw)> {
+        let header = self.header;
         let record = Record {
-            position: self.position,
+            position: header.position,
             bytes: self.bytes.freeze(),
         };
-        if record.bytes.len() == self.length && record.checksum() == self.checksum {
-            Ok(record)
+        if record.bytes.len() == header.length && record.checksum(header.before) == header.checksum
+        {
+            Ok((header, record))
         } else {
-            Err((index, Flaw::Checksum))
+            Err((header.position.index, Flaw::Checksum))
         }
     }
 }

@@ -19,8 +19,8 @@
 //! 01 <index u64> <chunk u16>        the next bytes; a value is never longer than 4 KiB
 //!
 //! position      = u64 term, u64 node, u64 index
-//! entry header  = u32 length, u32 crc32c, u16 chunks, u64 term, u64 node
-//!                 (the checksum covers index, term, node and bytes)
+//! entry header  = u32 length, u32 crc32c of the entry before, u32 crc32c, u16 chunks, u64 term,
+//!                 u64 node (a checksum covers the one before, index, term, node and bytes)
 //! ```
 //!
 //! # Invariants
@@ -42,8 +42,10 @@
 //!   of them, the most sled puts on a page, well below.
 //! - Space is recycled inside the file. Old and new copy of a page must not change within one
 //!   sync, hence the limit on the size of a batch (`writer.rs`).
-//! - A damaged middle of the file makes sled open with fewer records and say nothing. The scan
-//!   at start checks every entry, and `tip` tells when the end is missing.
+//! - A damaged file makes sled open with fewer records, or with older values of some, and say
+//!   nothing. The scan at start follows the chain of checksums, and `tip` tells when the end is
+//!   missing. (Damage that hits exactly what was written in the last second before a power cut
+//!   can still pass for the cut.)
 //! - A crash can leave index snapshots (`snap.*`) that sled then refuses for ever. They only
 //!   speed up opening, so they are moved aside.
 //!

@@ -6,7 +6,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::error::OpenError;
 use super::layout::{
@@ -17,6 +18,9 @@ use super::writer::{Extent, persist};
 
 /// Pages of the database kept in memory.
 const CACHE: u64 = 32 << 20;
+
+/// How long sled's threads may take to let go of a database that was closed.
+const RELEASE: Duration = Duration::from_secs(5);
 
 /// Keys removed in one go at start; far less than what `writer.rs` allows for a batch.
 const SWEEP: usize = 32;
@@ -33,6 +37,8 @@ pub(super) struct Opened {
     pub(super) extent: Extent,
     pub(super) vote: Option<Ballot>,
     pub(super) committed: Option<Position>,
+    /// Of the last entry.
+    pub(super) checksum: u32,
 }
 
 /// What the database holds.
@@ -42,6 +48,7 @@ struct Contents {
     extent: Extent,
     vote: Option<Ballot>,
     committed: Option<Position>,
+    checksum: u32,
     entries: u64,
     /// What an interrupted change left: not part of the log.
     leftovers: Vec<Vec<u8>>,
@@ -87,6 +94,7 @@ pub(super) fn open(dir: &Path) -> Result<Opened, OpenError> {
         extent: contents.extent,
         vote: contents.vote,
         committed: contents.committed,
+        checksum: contents.checksum,
     })
 }
 
@@ -170,8 +178,34 @@ fn aside(dir: &Path, name: &str) -> io::Result<PathBuf> {
     )))
 }
 
+/// Waits until sled has let go of its file: threads of its own may hold it for a moment after
+/// the database was closed. With [`lock`] held there is nobody else to wait for.
+pub(super) fn await_release(dir: &Path) -> Result<(), OpenError> {
+    let data = dir.join("sled/db");
+    let probe = match File::open(&data) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        probe => probe.map_err(|e| OpenError::io("open", &data, e))?,
+    };
+    let deadline = Instant::now() + RELEASE;
+    loop {
+        match probe.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::Locked {
+                    dir: dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(e)) => return Err(OpenError::io("lock", &data, e)),
+        }
+    }
+}
+
 /// Opens sled and reads all of it. sled asserts what a damaged file may not fulfil.
 fn open_db(dir: &Path, sled_dir: &Path) -> Result<(sled::Db, Contents), OpenError> {
+    await_release(dir)?;
     let attempt = || {
         let db = sled::Config::new()
             .path(sled_dir)
@@ -263,6 +297,7 @@ fn scan(dir: &Path, sled_dir: &Path, db: &sled::Db) -> Result<Contents, OpenErro
     }
     entries.end(dir)?;
     contents.extent.last = entries.last.or(purged);
+    contents.checksum = entries.checksum;
     contents.entries = entries.count;
     contents.leftovers = entries.leftovers;
     Ok(contents)
@@ -276,6 +311,8 @@ struct Entries {
     expected: u64,
     assembler: Assembler,
     last: Option<Position>,
+    /// Of the last one.
+    checksum: u32,
     count: u64,
     /// An entry of which only the later chunks were written: the last thing before a crash.
     unfinished: Option<u64>,
@@ -289,6 +326,7 @@ impl Entries {
             expected: extent.first(),
             assembler: Assembler::default(),
             last: None,
+            checksum: 0,
             count: 0,
             unfinished: None,
             leftovers: Vec::new(),
@@ -315,8 +353,12 @@ impl Entries {
             return Err(hole(self.expected));
         }
         match self.assembler.push(index, chunk, value) {
-            Ok(Some(record)) if index == self.expected => {
-                self.last = Some(record.position);
+            Ok(Some((header, _))) if index == self.expected => {
+                if self.last.is_some() && header.before != self.checksum {
+                    return Err(bad_entry(dir, index, Flaw::Stray));
+                }
+                self.last = Some(header.position);
+                self.checksum = header.checksum;
                 self.expected += 1;
                 self.count += 1;
                 Ok(())

@@ -14,9 +14,10 @@ use tokio::sync::oneshot;
 use super::engine::Shared;
 use super::error::WriteError;
 use super::layout::{
-    Ballot, MAX_PAYLOAD, Meta, Position, Record, Write, chunk_key, entry_key, parse_entry_key,
-    position_of,
+    Ballot, Header, MAX_PAYLOAD, Meta, Position, Record, Write, chunk_key, entry_key,
+    parse_entry_key,
 };
+use super::recover::Opened;
 use super::tip::{Tip, TipFile};
 
 /// Bytes written between two syncs. sled re-uses a segment (512 KiB) of its file once what
@@ -88,9 +89,12 @@ pub(super) struct Writer {
     db: sled::Db,
     disk: File,
     tip: TipFile,
+    _lock: File,
     shared: Arc<Shared>,
     extent: Extent,
     vote: Option<Ballot>,
+    /// Of the last entry; zero where the log begins.
+    checksum: u32,
     batch: sled::Batch,
     weight: usize,
     /// Complete changes whose last write is in `batch` or before.
@@ -110,18 +114,16 @@ pub(super) fn persist(db: &sled::Db, disk: &File, batch: sled::Batch) -> io::Res
 }
 
 impl Writer {
-    pub(super) fn new(db: sled::Db, disk: File, tip: TipFile, shared: Arc<Shared>) -> Self {
-        let (extent, vote) = {
-            let state = shared.state();
-            (state.extent, state.vote)
-        };
+    pub(super) fn new(opened: Opened, shared: Arc<Shared>) -> Self {
         Self {
-            db,
-            disk,
-            tip,
+            db: opened.db,
+            disk: opened.disk,
+            tip: opened.tip,
+            _lock: opened.lock,
             shared,
-            extent,
-            vote,
+            extent: opened.extent,
+            vote: opened.vote,
+            checksum: opened.checksum,
             batch: sled::Batch::default(),
             weight: 0,
             waiting: Vec::new(),
@@ -251,10 +253,14 @@ impl Writer {
             self.put(Meta::Start, start.to_be_bytes().to_vec())?;
             self.extent.start = start;
         }
-        for write in records.iter().flat_map(Record::writes) {
-            self.write(write)?;
+        for record in records {
+            let checksum = record.checksum(self.checksum);
+            for write in record.writes(self.checksum, checksum) {
+                self.write(write)?;
+            }
+            self.checksum = checksum;
+            self.extent.last = Some(record.position);
         }
-        self.extent.last = records.last().map(|record| record.position);
         Ok(())
     }
 
@@ -264,18 +270,20 @@ impl Writer {
         }
         self.commit()?;
         let from = from.max(self.extent.first());
-        let last = if from == self.extent.first() {
-            self.extent.purged
+        let (last, checksum) = if from == self.extent.first() {
+            (self.extent.purged, 0)
         } else {
             let before = self.db.get(entry_key(from - 1))?;
-            let before = before.and_then(|head| position_of(from - 1, &head));
-            Some(before.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?)
+            let before = before.and_then(|chunk| Header::decode(from - 1, &chunk));
+            let before = before.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+            (Some(before.position), before.checksum)
         };
         // Before the first entry goes: a crash in between must not look like a loss.
         if self.tip.tip().last > last {
             self.write_tip(last)?;
         }
         self.extent.last = last;
+        self.checksum = checksum;
         self.shared.shrink(self.extent);
         let mut found = self.stored(from..=u64::MAX)?;
         found.sort_by_key(|stored| (Reverse(stored.index), stored.chunk));
