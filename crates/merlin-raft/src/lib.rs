@@ -15,7 +15,7 @@ mod config;
 mod consensus;
 mod datadir;
 pub mod identity;
-mod log;
+pub mod log;
 mod network;
 mod peers;
 mod proposal;
