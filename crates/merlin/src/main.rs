@@ -1,1 +1,84 @@
-fn main() {}
+//! The merlin daemon and its cluster commands.
+
+mod api;
+mod cli;
+mod config;
+mod daemon;
+mod fleet;
+mod http;
+mod listen;
+mod logging;
+mod metrics;
+mod node;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, RunArgs};
+use crate::config::Config;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse_from(cli::modernise(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help that was asked for goes to standard output, everything else does not.
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()) * 2);
+        }
+    };
+    if cli.version {
+        let _ = writeln!(
+            std::io::stdout(),
+            "merlin version {}",
+            env!("CARGO_PKG_VERSION")
+        );
+        return ExitCode::SUCCESS;
+    }
+    match cli.command {
+        None => run(&cli.run),
+        Some(Command::Run(args)) => run(&args),
+    }
+}
+
+fn run(args: &RunArgs) -> ExitCode {
+    let config = match Config::load(args) {
+        Ok(config) => config,
+        Err(error) => {
+            report(&error);
+            return ExitCode::from(2);
+        }
+    };
+    let level = logging::start(config.log_format, config.debug);
+    raise_descriptor_limit();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            report(&anyhow::Error::new(error).context("starting the runtime"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(daemon::run(config, args, &level)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Every probe in flight and every client takes a descriptor, and the usual soft limit of 1024 is
+/// there for programs that use `select`. What the administrator set as the hard limit stands.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+fn report(error: &anyhow::Error) {
+    let _ = writeln!(std::io::stderr(), "merlin: {error:#}");
+}

@@ -1,0 +1,253 @@
+//! The daemon's configuration: flags over environment over file over defaults.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+
+use crate::cli::{DataplaneKind, Foreign, LogFormat, RunArgs, Settings, StoreBackend};
+
+/// Everything the daemon needs to know, complete and checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) node_name: String,
+    pub(crate) api_addr: SocketAddr,
+    pub(crate) peer_addr: SocketAddr,
+    pub(crate) advertise_addr: Option<SocketAddr>,
+    pub(crate) health_addr: SocketAddr,
+    pub(crate) dataplane: DataplaneKind,
+    pub(crate) reconcile: bool,
+    pub(crate) reconcile_sync_period: Duration,
+    pub(crate) foreign: Foreign,
+    pub(crate) join_token_file: Option<PathBuf>,
+    pub(crate) election_timeout: Duration,
+    pub(crate) log_format: LogFormat,
+    pub(crate) metrics_per_server: bool,
+    pub(crate) debug: bool,
+}
+
+impl Config {
+    pub(crate) const API_PORT: u16 = 4282;
+    const HEALTH_PORT: u16 = 4283;
+    const PEER_PORT: u16 = 4284;
+
+    /// Joins the command line and its environment with the file they name.
+    pub(crate) fn load(args: &RunArgs) -> anyhow::Result<Self> {
+        let file = match &args.config {
+            Some(path) => read_file(path)?,
+            None => Settings::default(),
+        };
+        Self::resolve(args.settings.clone().over(file), host_name)
+    }
+
+    fn resolve(
+        given: Settings,
+        host_name: impl FnOnce() -> anyhow::Result<String>,
+    ) -> anyhow::Result<Self> {
+        let endpoints = given.store_endpoints.as_deref().unwrap_or_default();
+        match given.store_backend {
+            None if endpoints.is_empty() => {}
+            Some(StoreBackend::Raft) if endpoints.is_empty() => {}
+            Some(StoreBackend::Raft) => {
+                bail!("--store-endpoints: the raft store has none; remove it or choose etcd3")
+            }
+            _ => bail!("--store-backend: this version keeps its catalog in raft only"),
+        }
+        let node_name = match given.node_name {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        ensure!(
+            !node_name.is_empty() && !node_name.contains(char::is_whitespace),
+            "--node-name: must be a name without spaces"
+        );
+        let addr = |given: Option<SocketAddr>, port: Option<u16>, ip, default| {
+            let mut addr = given.unwrap_or(SocketAddr::new(IpAddr::V4(ip), default));
+            if let Some(port) = port {
+                addr.set_port(port);
+            }
+            addr
+        };
+        let local = Ipv4Addr::LOCALHOST;
+        let any = Ipv4Addr::UNSPECIFIED;
+        let api_addr = addr(given.api_addr, given.port, local, Self::API_PORT);
+        if !api_addr.ip().is_loopback() && given.api_insecure != Some(true) {
+            bail!(
+                "--api-addr: {api_addr} would serve the API in plaintext to other hosts; \
+                 use a loopback address, or say --api-insecure"
+            );
+        }
+        let election_timeout = given.election_timeout.unwrap_or(Duration::from_secs(1));
+        ensure!(
+            (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&election_timeout),
+            "--election-timeout: must be 100ms to 60s"
+        );
+        Ok(Self {
+            data_dir: given.data_dir.unwrap_or_else(|| "/var/lib/merlin".into()),
+            run_dir: given.run_dir.unwrap_or_else(|| "/run/merlin".into()),
+            node_name,
+            api_addr,
+            peer_addr: addr(given.peer_addr, None, any, Self::PEER_PORT),
+            advertise_addr: given.advertise_addr,
+            health_addr: addr(given.health_addr, given.health_port, any, Self::HEALTH_PORT),
+            dataplane: given.dataplane.unwrap_or(DataplaneKind::Ipvs),
+            reconcile: given.reconcile.unwrap_or(true),
+            reconcile_sync_period: given
+                .reconcile_sync_period
+                .unwrap_or(Duration::from_secs(60)),
+            foreign: given.foreign.unwrap_or(Foreign::Delete),
+            join_token_file: given.join_token_file,
+            election_timeout,
+            log_format: given.log_format.unwrap_or(LogFormat::Text),
+            metrics_per_server: given.metrics_per_server.unwrap_or(false),
+            debug: given.debug.unwrap_or(false),
+        })
+    }
+}
+
+impl Settings {
+    /// What is set here, and otherwise what is set in `below`.
+    fn over(self, mut below: Self) -> Self {
+        // An address is complete: a port from a lower layer must not change it.
+        below.port = below.port.filter(|_| self.api_addr.is_none());
+        below.health_port = below.health_port.filter(|_| self.health_addr.is_none());
+        macro_rules! layer {
+            ($($field:ident),* $(,)?) => { Self { $($field: self.$field.or(below.$field)),* } };
+        }
+        layer!(
+            data_dir,
+            run_dir,
+            node_name,
+            api_addr,
+            port,
+            peer_addr,
+            advertise_addr,
+            health_addr,
+            health_port,
+            store_backend,
+            store_endpoints,
+            store_prefix,
+            dataplane,
+            reconcile,
+            reconcile_sync_period,
+            foreign,
+            api_insecure,
+            join_token_file,
+            election_timeout,
+            log_format,
+            metrics_per_server,
+            debug,
+        )
+    }
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Settings> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--config: reading {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("--config: {}", path.display()))
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = nix::unistd::gethostname().context("reading the host name")?;
+    name.into_string()
+        .ok()
+        .context("the host name is not UTF-8: set --node-name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(settings: Settings) -> anyhow::Result<Config> {
+        Config::resolve(settings, || Ok("host".to_owned()))
+    }
+
+    #[test]
+    fn nothing_given_is_the_documented_default() {
+        let config = resolve(Settings::default()).unwrap();
+        assert_eq!(config.api_addr.to_string(), "127.0.0.1:4282");
+        assert_eq!(config.peer_addr.to_string(), "0.0.0.0:4284");
+        assert_eq!(config.health_addr.to_string(), "0.0.0.0:4283");
+        assert_eq!(config.data_dir, Path::new("/var/lib/merlin"));
+        assert_eq!(config.node_name, "host");
+        assert!(config.reconcile);
+    }
+
+    #[test]
+    fn flags_beat_the_file_and_the_file_beats_defaults() {
+        let file: Settings = toml::from_str(
+            "data-dir = '/file'\nnode-name = 'file'\nreconcile-sync-period = '5s'\nport = 4000",
+        )
+        .unwrap();
+        let flags = Settings {
+            node_name: Some("flag".into()),
+            ..Settings::default()
+        };
+        let config = resolve(flags.over(file)).unwrap();
+        assert_eq!(config.node_name, "flag");
+        assert_eq!(config.data_dir, Path::new("/file"));
+        assert_eq!(config.reconcile_sync_period, Duration::from_secs(5));
+        assert_eq!(config.api_addr.to_string(), "127.0.0.1:4000");
+    }
+
+    #[test]
+    fn a_port_from_the_file_does_not_change_an_address_from_a_flag() {
+        let flags: Settings = toml::from_str("api-addr = '127.0.0.1:1'").unwrap();
+        let file: Settings = toml::from_str("port = 2\nhealth-port = 3").unwrap();
+        let config = resolve(flags.over(file)).unwrap();
+        assert_eq!((config.api_addr.port(), config.health_addr.port()), (1, 3));
+    }
+
+    #[test]
+    fn an_unknown_key_in_the_file_is_named() {
+        let error = toml::from_str::<Settings>("data_dri = '/x'").unwrap_err();
+        assert!(error.to_string().contains("data_dri"), "{error}");
+    }
+
+    #[test]
+    fn plaintext_to_other_hosts_has_to_be_asked_for() {
+        let api_addr = Some("0.0.0.0:4282".parse().unwrap());
+        let error = resolve(Settings {
+            api_addr,
+            ..Settings::default()
+        })
+        .unwrap_err();
+        assert!(error.to_string().contains("--api-insecure"), "{error}");
+        let asked = Settings {
+            api_addr,
+            api_insecure: Some(true),
+            ..Settings::default()
+        };
+        assert!(resolve(asked).is_ok());
+    }
+
+    #[test]
+    fn stores_this_version_lacks_are_refused_in_words() {
+        let endpoints = Some(vec!["http://127.0.0.1:2379".to_owned()]);
+        for settings in [
+            Settings {
+                store_endpoints: endpoints.clone(),
+                ..Settings::default()
+            },
+            Settings {
+                store_backend: Some(StoreBackend::Etcd2),
+                ..Settings::default()
+            },
+            Settings {
+                store_backend: Some(StoreBackend::Raft),
+                store_endpoints: endpoints,
+                ..Settings::default()
+            },
+        ] {
+            assert!(
+                resolve(settings)
+                    .unwrap_err()
+                    .to_string()
+                    .starts_with("--store-")
+            );
+        }
+    }
+}

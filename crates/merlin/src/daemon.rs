@@ -1,0 +1,265 @@
+//! The daemon: opens everything, wires it together, waits, and lets go again.
+//!
+//! ```text
+//!  API (gRPC) ──propose/read──▶ store ──watch catalog──▶ health ──watch view──▶ reconciler
+//!                                 └──────watch catalog─────────────────────────────▲  │ own thread
+//!  HTTP pages, metrics ◀── Node (handles to all of them)                              ▼
+//!                                                                              IPVS or memory
+//! ```
+//!
+//! Whatever happens here, the kernel keeps its rules: nothing on the way out touches the table. A
+//! task that ends or panics takes the daemon with it, since nobody knows what it left undone; the
+//! supervisor starts a new one, which changes no weight.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use merlin_ipvs::{Handle, Kernel, MemoryTable};
+use merlin_model::{Catalog, HealthView};
+use merlin_raft::RaftStore;
+use merlin_reconcile::Reconciler;
+use merlin_reconcile::plan::Foreign as ForeignPolicy;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::cli::{DataplaneKind, Foreign, RunArgs};
+use crate::config::Config;
+use crate::listen::{self, AdminSocket};
+use crate::logging::Level;
+use crate::metrics::{Metrics, Requests};
+use crate::node::{Dataplane, Inner, Node};
+use crate::{api, http};
+
+/// How long open requests may take to finish once the daemon is told to stop.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Runs until told to stop.
+pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result<()> {
+    // Everything that can be wrong with this host is found before anything is made on it.
+    let api_listener = listen::tcp("--api-addr", config.api_addr).await?;
+    let http_listener = listen::tcp("--health-addr", config.health_addr).await?;
+    let table = config
+        .reconcile
+        .then(|| open_table(config.dataplane))
+        .transpose()?;
+    let store = RaftStore::open(store_config(&config))
+        .await
+        .context("opening the store")?;
+    let socket = AdminSocket::bind(&config.run_dir)?;
+
+    let shutdown = CancellationToken::new();
+    let mut tasks = Tasks::new(shutdown.clone());
+    let (view, health) = watch::channel(HealthView::default());
+    let probes = Arc::new(merlin_health::Metrics::default());
+    let dataplane = match table {
+        Some((kind, table)) => {
+            let catalog = store.catalog();
+            let check = merlin_health::run(catalog, view, Arc::clone(&probes), shutdown.clone());
+            tasks.spawn("health checks", infallible(check));
+            let reconciler = Reconciler::new(
+                store.catalog(),
+                health.clone(),
+                table.clone(),
+                reconcile_config(&config),
+            );
+            let status = reconciler.status();
+            let reconcile = reconciler.run(shutdown.clone());
+            tasks.spawn("reconciler", infallible(reconcile));
+            Some(Dataplane {
+                kind,
+                table,
+                status,
+            })
+        }
+        None => {
+            tasks.spawn(
+                "API-only mode",
+                announce_changes(store.catalog(), shutdown.clone()),
+            );
+            None
+        }
+    };
+    let node = Node::new(Inner {
+        name: config.node_name.clone(),
+        started: Instant::now(),
+        store: store.clone(),
+        dataplane,
+        health,
+        probes,
+    });
+    let requests = Requests::default();
+    let routes = api::routes(&node, requests.clone(), shutdown.clone()).await?;
+    let metrics = Metrics::new(&node, requests, config.metrics_per_server);
+    let stop = || shutdown.clone();
+    info!(api = %config.api_addr, http = %config.health_addr, node = %config.node_name, "serving");
+    let connections = listen::connections(api_listener);
+    tasks.spawn(
+        "API",
+        flatten(api::serve(routes.clone(), connections, stop())),
+    );
+    let connections = listen::connections(socket);
+    tasks.spawn(
+        "API on the unix socket",
+        flatten(api::serve(routes, connections, stop())),
+    );
+    let pages = http::serve(http_listener, node.clone(), metrics, stop());
+    tasks.spawn("HTTP pages", infallible(pages));
+    tasks.spawn("readiness", notify_ready(node.clone(), stop()));
+
+    let ended = wait(&mut tasks, &store, args, level).await;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tasks.drain().await;
+    store.shutdown().await;
+    info!("stopped; the kernel keeps its rules");
+    ended
+}
+
+/// Waits for a reason to stop; only a signal is a good one.
+async fn wait(tasks: &mut Tasks, store: &RaftStore, args: &RunArgs, level: &Level) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => { info!("stopping on SIGTERM"); return Ok(()) }
+            _ = interrupt.recv() => { info!("stopping on SIGINT"); return Ok(()) }
+            _ = hangup.recv() => reload(args, level),
+            error = store.failed() => return Err(anyhow!(error).context("the store has failed")),
+            error = tasks.first_end() => return Err(error),
+        }
+    }
+}
+
+/// Reads what can change while running. A file that has become wrong changes nothing.
+fn reload(args: &RunArgs, level: &Level) {
+    match Config::load(args) {
+        Ok(config) => {
+            level.set(config.debug);
+            info!(debug = config.debug, "configuration read again");
+        }
+        Err(error) => warn!(error = format!("{error:#}"), "configuration kept as it was"),
+    }
+}
+
+fn open_table(kind: DataplaneKind) -> Result<(&'static str, Handle)> {
+    Ok(match kind {
+        DataplaneKind::Ipvs => {
+            let kernel = Kernel::open().context("--dataplane ipvs")?;
+            ("ipvs", Handle::spawn(kernel))
+        }
+        DataplaneKind::Memory => ("memory", Handle::spawn(MemoryTable::default())),
+    })
+}
+
+fn store_config(config: &Config) -> merlin_raft::Config {
+    merlin_raft::Config {
+        data_dir: config.data_dir.clone(),
+        node_name: config.node_name.clone(),
+        peer_addr: config.peer_addr,
+        advertise: config
+            .advertise_addr
+            .unwrap_or(config.peer_addr)
+            .to_string(),
+        timers: merlin_raft::Timers {
+            heartbeat: config.election_timeout / 4,
+            election_min: config.election_timeout,
+            election_max: config.election_timeout * 2,
+        },
+    }
+}
+
+fn reconcile_config(config: &Config) -> merlin_reconcile::Config {
+    merlin_reconcile::Config {
+        sync_period: config.reconcile_sync_period,
+        foreign: match config.foreign {
+            Foreign::Delete => ForeignPolicy::Delete,
+            Foreign::Keep => ForeignPolicy::Keep,
+        },
+        ..Default::default()
+    }
+}
+
+/// Without a data plane, a change is only worth a line in the log.
+async fn announce_changes(
+    mut catalog: watch::Receiver<Arc<Catalog>>,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            changed = catalog.changed() => if changed.is_err() { return Ok(()) },
+        }
+        let revision = catalog.borrow_and_update().revision();
+        debug!(%revision, "sync requested, but reconciling is off");
+    }
+}
+
+/// Tells systemd when the kernel's table is known to match for the first time.
+async fn notify_ready(node: Node, shutdown: CancellationToken) -> Result<()> {
+    if let Some(mut status) = node.reconciler_status() {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            done = status.wait_for(|status| status.first_pass_done) => { done?; }
+        }
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    info!("ready");
+    shutdown.cancelled().await;
+    Ok(())
+}
+
+async fn infallible(task: impl Future<Output = ()>) -> Result<()> {
+    task.await;
+    Ok(())
+}
+
+async fn flatten(serving: impl Future<Output = Result<(), tonic::transport::Error>>) -> Result<()> {
+    Ok(serving.await?)
+}
+
+/// The daemon's tasks. None may end before the others.
+struct Tasks {
+    set: JoinSet<(&'static str, Result<()>)>,
+    shutdown: CancellationToken,
+}
+
+impl Tasks {
+    fn new(shutdown: CancellationToken) -> Self {
+        Self {
+            set: JoinSet::new(),
+            shutdown,
+        }
+    }
+
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<()>> + Send + 'static,
+    ) {
+        self.set.spawn(async move { (name, task.await) });
+    }
+
+    /// Why the first task ended that did.
+    async fn first_end(&mut self) -> anyhow::Error {
+        match self.set.join_next().await {
+            Some(Ok((name, Ok(())))) => anyhow!("{name}: ended unasked"),
+            Some(Ok((name, Err(error)))) => error.context(name),
+            Some(Err(panic)) => anyhow!(panic).context("a task panicked"),
+            None => anyhow!("there is nothing left to do"),
+        }
+    }
+
+    /// Lets every task finish what it has begun, but not for ever.
+    async fn drain(mut self) {
+        self.shutdown.cancel();
+        let all = async { while self.set.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, all).await.is_err() {
+            debug!("open requests were cut off");
+        }
+        self.set.shutdown().await;
+    }
+}
