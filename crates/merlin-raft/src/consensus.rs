@@ -6,7 +6,9 @@ use merlin_model::store::ProposeError;
 use openraft::ServerState;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
 
-use crate::proposer::{unavailable, unknown};
+use crate::cluster::{ClusterAnswer, ClusterChange, ClusterCommand};
+use crate::peers::Target;
+use crate::proposer::{now, unavailable, unknown};
 use crate::typ::{MerlinNode, NodeId, Outcome, Proposal, Raft};
 
 pub(crate) type Metrics = openraft::RaftMetrics<NodeId, MerlinNode>;
@@ -15,7 +17,7 @@ pub(crate) type Metrics = openraft::RaftMetrics<NodeId, MerlinNode>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Leadership {
     Leading,
-    Following(NodeId),
+    Following(Target),
     None { reason: String },
 }
 
@@ -54,6 +56,18 @@ impl Consensus {
         }
     }
 
+    /// The same for a cluster command. Only the leader can.
+    pub(crate) async fn write_cluster(
+        &self,
+        change: ClusterChange,
+    ) -> Result<ClusterAnswer, ProposeError> {
+        let command = ClusterCommand { at: now(), change };
+        match self.write(Proposal::of_cluster(&command)).await? {
+            Outcome::Cluster(answer) => Ok(answer),
+            _ => Err(unknown("the answer does not match the command")),
+        }
+    }
+
     /// Position up to which every write acknowledged before this call has been logged, confirmed
     /// by a quorum. Only the leader can say.
     pub(crate) async fn read_index(&self) -> Result<u64, String> {
@@ -86,7 +100,14 @@ fn leadership(metrics: &Metrics, isolation: Duration) -> Leadership {
                 _ => Leadership::Leading,
             }
         }
-        (_, Some(leader)) if leader != metrics.id => Leadership::Following(leader),
+        (_, Some(leader)) if leader != metrics.id => {
+            match metrics.membership_config.membership().get_node(&leader) {
+                Some(node) => Leadership::Following(Target::new(leader, node)),
+                None => none(format!(
+                    "node {leader} leads, whose address is not known here"
+                )),
+            }
+        }
         _ => none("the cluster has no leader at the moment".into()),
     }
 }

@@ -15,8 +15,10 @@ mod config;
 mod consensus;
 mod datadir;
 pub mod identity;
+pub mod keeper;
 pub mod log;
 mod network;
+mod open;
 mod peers;
 mod proposal;
 mod proposer;
@@ -25,11 +27,14 @@ mod snapshot;
 mod state;
 mod status;
 mod store;
+#[cfg(test)]
+mod testing;
 mod typ;
 
 pub use config::{Config, InvalidTimers, Timers};
 pub use datadir::DataDirError;
 pub use log::OpenError as LogOpenError;
+pub use open::OpenError;
 pub use status::{Member, Role, Status};
-pub use store::{OpenError, RaftStore, StoreFailed};
+pub use store::{AskError, RaftStore, StoreFailed};
 pub use typ::NodeId;

@@ -11,7 +11,7 @@ use crate::typ::Proposal;
 
 /// The newest format this version writes and reads. It is raised by a change that an older node
 /// could not apply faithfully; such a node stops instead.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// What an entry asks of the state machine.
 #[derive(Clone, Debug, PartialEq, Eq)]

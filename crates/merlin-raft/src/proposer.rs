@@ -197,7 +197,9 @@ impl Batcher {
                     return;
                 };
                 let commands = batch.iter().map(|waiting| waiting.command.clone());
-                let decisions = self.peers.propose(leader, commands.collect(), deadline);
+                let decisions = self
+                    .peers
+                    .forward_commands(&leader, commands.collect(), deadline);
                 answer(batch, decisions.await);
             }
             Leadership::None { reason } => refuse(batch, &reason),

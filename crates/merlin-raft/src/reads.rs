@@ -4,9 +4,11 @@
 //! served from the local catalog once that position is applied here. One confirmation serves all
 //! reads that were waiting when it began.
 
+use std::time::Duration;
+
 use merlin_model::store::ReadError;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use crate::consensus::{Consensus, Leadership};
 use crate::peers::Peers;
@@ -25,51 +27,43 @@ pub(crate) struct ReadIndex {
 #[derive(Debug)]
 struct Asked {
     origin: Origin,
-    deadline: Instant,
     answer: oneshot::Sender<Result<u64, String>>,
 }
 
 impl ReadIndex {
-    pub(crate) fn start(consensus: Consensus, peers: Peers) -> Self {
+    /// `patience` is how long one confirmation may take.
+    pub(crate) fn start(consensus: Consensus, peers: Peers, patience: Duration) -> Self {
         let (queue, asked) = mpsc::channel(QUEUE);
-        tokio::spawn(run(consensus, peers, asked));
+        tokio::spawn(run(consensus, peers, patience, asked));
         Self { queue }
     }
 
-    pub(crate) async fn get(&self, origin: Origin, deadline: Instant) -> Result<u64, ReadError> {
+    /// The position a read has to wait for that begins now. Whoever asks sets the deadline.
+    pub(crate) async fn confirm(&self, origin: Origin) -> Result<u64, ReadError> {
         let unavailable = |reason: &str| ReadError::Unavailable {
             reason: reason.into(),
         };
+        let stopping = || unavailable("the store is shutting down");
         let (answer, position) = oneshot::channel();
-        let asked = Asked {
-            origin,
-            deadline,
-            answer,
-        };
-        let ask = async {
-            let stopping = "the store is shutting down";
-            let sent = self.queue.send(asked).await;
-            sent.map_err(|_| unavailable(stopping))?;
-            let position = position.await.map_err(|_| unavailable(stopping))?;
-            position.map_err(|reason| unavailable(&reason))
-        };
-        let late = |_| unavailable("no quorum confirmed the read in time");
-        timeout_at(deadline, ask).await.map_err(late)?
+        let sent = self.queue.send(Asked { origin, answer }).await;
+        sent.map_err(|_| stopping())?;
+        let position = position.await.map_err(|_| stopping())?;
+        position.map_err(|reason| unavailable(&reason))
     }
 }
 
-async fn run(consensus: Consensus, peers: Peers, mut queue: mpsc::Receiver<Asked>) {
+async fn run(
+    consensus: Consensus,
+    peers: Peers,
+    patience: Duration,
+    mut queue: mpsc::Receiver<Asked>,
+) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, QUEUE).await > 0 {
-        batch.retain(|asked| !asked.answer.is_closed());
-        let Some(deadline) = batch.iter().map(|asked| asked.deadline).max() else {
-            continue;
-        };
         let position = match consensus.leadership() {
-            Leadership::Leading => match timeout_at(deadline, consensus.read_index()).await {
-                Ok(position) => position,
-                Err(_) => continue,
-            },
+            Leadership::Leading => timeout(patience, consensus.read_index())
+                .await
+                .unwrap_or_else(|_| Err("no quorum confirmed the read in time".into())),
             Leadership::Following(leader) => {
                 for stray in batch.extract_if(.., |asked| asked.origin == Origin::Peer) {
                     let _ = stray.answer.send(Err("this node is not the leader".into()));
@@ -77,11 +71,13 @@ async fn run(consensus: Consensus, peers: Peers, mut queue: mpsc::Receiver<Asked
                 if batch.is_empty() {
                     continue;
                 }
-                peers.read_index(leader, deadline).await
+                let position = peers.read_position(&leader, patience).await;
+                position.map_err(|error| error.to_string())
             }
             Leadership::None { reason } => Err(reason),
         };
         for asked in batch.drain(..) {
+            // Whoever asked may have given up.
             let _ = asked.answer.send(position.clone());
         }
     }

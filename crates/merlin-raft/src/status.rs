@@ -88,7 +88,9 @@ impl Status {
             changing: metrics
                 .membership_config
                 .membership()
-                .is_in_joint_consensus(),
+                .get_joint_config()
+                .len()
+                > 1,
             members: members(&metrics),
         }
     }

@@ -32,9 +32,12 @@ mod admission;
 mod ca;
 mod codec;
 mod digest;
+mod enroll;
+mod enrollment;
 mod key;
 mod name;
 mod node;
+mod pin;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -48,9 +51,12 @@ pub use admission::{
 pub use ca::{Ca, CaError};
 pub use codec::DecodeEnrollmentError;
 pub use digest::{CaFingerprint, KeyFingerprint, SecretHash};
+pub use enroll::{AnswerError, Applicant, Attempt, AttemptError, EnrollError, Enrolled, enroll};
+pub use enrollment::{Enrollment, Member, Registrar, RegistrarError, Welcome};
 pub use key::{KeyError, NodeKey, SigningRequest};
 pub use name::{CertificateNameError, ClusterId, InvalidClusterId, PeerName};
 pub use node::{IdentityError, NodeIdentity};
+pub use pin::PinError;
 pub use store::{IdentityDir, IdentityStoreError};
 pub use tls::{PeerConnection, PeerStream, PeerTls, TlsError, verify_peer};
 pub use token::{InvalidTokenId, ParseTokenError, Secret, Token, TokenId};

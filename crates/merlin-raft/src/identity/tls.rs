@@ -45,7 +45,7 @@ use super::node::NodeIdentity;
 use crate::typ::NodeId;
 
 /// gRPC is HTTP/2.
-const ALPN: &[u8] = b"h2";
+pub(super) const ALPN: &[u8] = b"h2";
 
 /// More than a healthy network needs, and few enough not to hold up a caller that has other
 /// addresses to try.

@@ -1,9 +1,10 @@
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use merlin_model::{Rejection, Revision};
 
 use super::*;
-use crate::config::Timers;
+use crate::config::{Config, Timers};
 use crate::state::tests::create;
 
 const PATIENCE: Duration = Duration::from_secs(10);

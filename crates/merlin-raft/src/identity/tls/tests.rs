@@ -27,6 +27,10 @@ impl Peer for Echo {
         Ok(Response::new(request.into_inner()))
     }
 
+    async fn hello(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn append_entries(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         Err(Status::unimplemented(""))
     }

@@ -1,0 +1,331 @@
+//! Opening a store: what is on the disk, founding a cluster, and taking part in one.
+//!
+//! ```text
+//! empty directory   name the node, then as below, then: initialise consensus, found the cluster
+//! any other         lock, snapshot, log up to what is known to be committed: published
+//!                   then take part; a quorum is not waited for
+//! ```
+//! Every step can be repeated after a crash. The cluster's authority is made anew until one is in
+//! the log; only that one has signed anything.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use futures::Stream;
+use openraft::error::{InitializeError, RaftError};
+use openraft::storage::RaftLogStorage;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::server::Connected;
+use tonic::transport::{Channel, Endpoint, Server};
+
+use crate::cluster::{AuthorityKeys, ClusterChange, Founding};
+use crate::config::{Config, InvalidTimers, Timers};
+use crate::consensus::Consensus;
+use crate::datadir::{DataDir, DataDirError, NodeFile};
+use crate::identity::{
+    Ca, ClusterId, IdentityDir, IdentityError, IdentityStoreError, NodeIdentity, PeerName, PeerTls,
+    TlsError,
+};
+use crate::keeper::Keeper;
+use crate::log::LogStore;
+use crate::network::Network;
+use crate::peers::route::Me;
+use crate::peers::{Dial, Peers};
+use crate::proposer::{Proposer, now};
+use crate::reads::ReadIndex;
+use crate::snapshot::{SnapshotError, Snapshots};
+use crate::state::{State, StateMachine};
+use crate::store::{Inner, RaftStore};
+use crate::typ::{MerlinNode, NodeId, Raft};
+
+/// Why the store cannot be opened. Nothing was changed that a later start would miss.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Timers(#[from] InvalidTimers),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Log(#[from] crate::log::OpenError),
+    #[error(
+        "the snapshots cannot be used: restore the data directory from a backup, or move it away \
+         and join the cluster as a new node"
+    )]
+    Snapshots(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(
+        "the snapshot ends at entry {snapshot}, but the log begins only after entry {purged}: \
+         restore the data directory from a backup, or move it away and join the cluster as a new \
+         node"
+    )]
+    Gap { snapshot: u64, purged: u64 },
+    #[error(transparent)]
+    Identity(#[from] IdentityStoreError),
+    #[error("the node's identity cannot be used")]
+    Certificate(#[from] IdentityError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("this node has no certificate, and the authority that could sign one is not known")]
+    NoAuthority,
+    #[error("cannot listen for other nodes on {addr}")]
+    Listen {
+        addr: std::net::SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("consensus could not start")]
+    Start(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the new cluster could not be founded: {0}")]
+    Founding(String),
+}
+
+const FIRST_NODE: NodeId = 1;
+const FIRST_INCARNATION: u64 = 1;
+
+impl RaftStore {
+    /// Opens the store in `config.data_dir`. An empty directory becomes a cluster of one node.
+    ///
+    /// What was committed before is published when this returns, whether or not a quorum of the
+    /// cluster can be reached.
+    pub async fn open(config: Config) -> Result<Self, OpenError> {
+        config.timers.raft()?;
+        let disk = Disk::open(config.data_dir.clone()).await?;
+        let listener = TcpListener::bind(config.peer_addr).await;
+        let listener = listener.map_err(|source| OpenError::Listen {
+            addr: config.peer_addr,
+            source,
+        })?;
+        let identity_dir = IdentityDir::open(disk.dir.identity())?;
+        let dial = Arc::new(TlsDial::default());
+        if let Some(identity) = identity_dir.load()? {
+            dial.set(PeerTls::new(identity)?);
+        }
+        let node = disk.node;
+        let store = Self::assemble(disk, config.timers, Arc::clone(&dial) as _).await?;
+        let this = MerlinNode {
+            name: config.node_name,
+            addr: config.advertise,
+        };
+        store.found(node, this, config.timers).await?;
+        let tls = match dial.tls.get() {
+            Some(tls) => tls.clone(),
+            None => {
+                let tls = PeerTls::new(store.certify(node, &identity_dir)?)?;
+                dial.set(tls.clone());
+                tls
+            }
+        };
+        store.serve(tls.incoming(listener));
+        Ok(store)
+    }
+
+    /// Puts the parts together and starts them, except for listening.
+    pub(crate) async fn assemble(
+        disk: Disk,
+        timers: Timers,
+        dial: Arc<dyn Dial>,
+    ) -> Result<Self, OpenError> {
+        let NodeFile {
+            cluster,
+            node,
+            incarnation,
+        } = disk.node;
+        let me = Me {
+            cluster,
+            incarnation,
+            node,
+        };
+        let peers = Peers::new(me, dial, timers.election_max);
+        let network = Network {
+            peers: peers.clone(),
+            pause: timers.heartbeat,
+        };
+        let (machine, views) = StateMachine::new(disk.state, disk.snapshots);
+        let config = Arc::new(timers.raft()?);
+        let raft = Raft::new(node, config, network, disk.log.clone(), machine).await;
+        let consensus = Consensus::new(raft.map_err(start_failed)?, timers.isolation());
+        let keeper = Keeper {
+            consensus: consensus.clone(),
+            peers: peers.clone(),
+            cluster: views.cluster.clone(),
+            pause: timers.election_min,
+        };
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(keeper.run()));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                me,
+                proposer: Proposer::start(consensus.clone(), peers.clone()),
+                reads: ReadIndex::start(consensus.clone(), peers.clone(), timers.isolation()),
+                consensus,
+                views,
+                peers,
+                answerer: Arc::default(),
+                log: disk.log,
+                tasks,
+                stop,
+                _dir: disk.dir,
+            }),
+        })
+    }
+
+    /// Answers other nodes on the connections that come in, until the store is shut down.
+    pub(crate) fn serve<I, S>(&self, incoming: I)
+    where
+        I: Stream<Item = std::io::Result<S>> + Send + 'static,
+        S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
+        let stop = self.inner.stop.clone();
+        let server = Server::builder()
+            .add_service(self.peer_service().server())
+            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+        self.inner.tasks.spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the listener for other nodes has failed");
+            }
+        });
+    }
+
+    /// Makes the first node of a new cluster that cluster.
+    pub(crate) async fn found(
+        &self,
+        node: NodeFile,
+        this: MerlinNode,
+        timers: Timers,
+    ) -> Result<(), OpenError> {
+        let founder = node.node == FIRST_NODE && node.incarnation == FIRST_INCARNATION;
+        if !founder || self.inner.views.cluster.borrow().founding.is_some() {
+            return Ok(());
+        }
+        let failed = |error: &dyn std::error::Error| OpenError::Founding(error.to_string());
+        let raft = &self.inner.consensus.raft;
+        match raft.initialize(BTreeMap::from([(FIRST_NODE, this)])).await {
+            // Done before a crash.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(error) => return Err(failed(&error)),
+        }
+        let wait = raft.wait(Some(timers.isolation()));
+        let leading = wait.current_leader(FIRST_NODE, "a cluster of one has a leader");
+        leading.await.map_err(|error| failed(&error))?;
+        let ca = Ca::create(node.cluster, now()).map_err(IdentityError::from)?;
+        let founding = ClusterChange::Found(Founding {
+            cluster: node.cluster,
+            incarnation: node.incarnation,
+            ca: AuthorityKeys {
+                certificate: ca.certificate().to_vec(),
+                key: ca.key().to_vec(),
+            },
+        });
+        let founded = self.inner.consensus.write_cluster(founding).await;
+        founded.map_err(|error| failed(&error))?;
+        tracing::info!(cluster = %node.cluster, "founded a cluster of one node");
+        Ok(())
+    }
+
+    /// Gives this node an identity signed by the cluster's authority, which every member can use.
+    fn certify(&self, node: NodeFile, dir: &IdentityDir) -> Result<NodeIdentity, OpenError> {
+        let cluster = Arc::clone(&self.inner.views.cluster.borrow());
+        let founding = cluster.founding.as_ref().ok_or(OpenError::NoAuthority)?;
+        let AuthorityKeys { certificate, key } = &founding.ca;
+        let ca = Ca::load(certificate, key).map_err(IdentityError::from)?;
+        let name = PeerName {
+            cluster: node.cluster,
+            node: node.node,
+        };
+        let identity = NodeIdentity::found(&ca, name, now())?;
+        dir.save(&identity)?;
+        Ok(identity)
+    }
+}
+
+/// What a node finds on its disk.
+pub(crate) struct Disk {
+    dir: DataDir,
+    pub(crate) node: NodeFile,
+    log: LogStore,
+    snapshots: Arc<Snapshots>,
+    state: State,
+}
+
+impl Disk {
+    pub(crate) async fn open(path: PathBuf) -> Result<Self, OpenError> {
+        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(&path));
+        let mut disk = opened.await.map_err(start_failed)??;
+        disk.check_gap().await?;
+        Ok(disk)
+    }
+
+    fn open_blocking(path: &Path) -> Result<Self, OpenError> {
+        let dir = DataDir::open(path)?;
+        let node = match dir.node()? {
+            Some(node) => node,
+            None => {
+                let node = NodeFile {
+                    cluster: ClusterId::random(),
+                    node: FIRST_NODE,
+                    incarnation: FIRST_INCARNATION,
+                };
+                dir.set_node(&node)?;
+                node
+            }
+        };
+        let snapshots = Snapshots::open(dir.snapshots()).map_err(OpenError::snapshots)?;
+        let state = snapshots.load().map_err(OpenError::snapshots)?;
+        let log = LogStore::open(&dir.log())?;
+        Ok(Self {
+            dir,
+            node,
+            log,
+            snapshots: Arc::new(snapshots),
+            state: state.unwrap_or_default(),
+        })
+    }
+
+    /// Snapshot and log must meet.
+    async fn check_gap(&mut self) -> Result<(), OpenError> {
+        let log = self.log.get_log_state().await.map_err(start_failed)?;
+        let purged = log.last_purged_log_id.map_or(0, |at| at.index);
+        let snapshot = self.state.applied.map_or(0, |at| at.index);
+        if snapshot < purged {
+            return Err(OpenError::Gap { snapshot, purged });
+        }
+        Ok(())
+    }
+}
+
+/// Dials other nodes by mutual TLS, once this node has an identity.
+#[derive(Debug, Default)]
+struct TlsDial {
+    tls: OnceLock<PeerTls>,
+}
+
+impl TlsDial {
+    /// The first one stays; later ones are the same node's.
+    fn set(&self, tls: PeerTls) {
+        let _ = self.tls.set(tls);
+    }
+}
+
+impl Dial for TlsDial {
+    fn channel(
+        &self,
+        node: NodeId,
+        addr: &str,
+        settings: &dyn Fn(Endpoint) -> Endpoint,
+    ) -> Option<Channel> {
+        Some(self.tls.get()?.channel(node, addr, settings))
+    }
+}
+
+impl OpenError {
+    fn snapshots(error: SnapshotError) -> Self {
+        Self::Snapshots(Box::new(error))
+    }
+}
+
+fn start_failed(error: impl std::error::Error + Send + Sync + 'static) -> OpenError {
+    OpenError::Start(Box::new(error))
+}
