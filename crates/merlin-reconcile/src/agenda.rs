@@ -5,7 +5,7 @@
 //! breaks off loses nothing.
 //!
 //! ```text
-//! first pass --> whole table
+//! start, first service ever declared --> whole table
 //! catalog, health --> dirty services ---+
 //! refusal --> back-off, per service ----+--> those services alone
 //! data plane fails --> back-off --> whole table
@@ -72,7 +72,8 @@ pub(crate) struct Agenda {
     backoff: Backoff,
     catalog: Arc<Catalog>,
     health: HealthView,
-    /// Whether a whole pass has succeeded yet.
+    /// Whether a whole pass has succeeded since the catalog had its say over the table. Until then
+    /// no difference is anybody's fault.
     started: bool,
     dirty: BTreeSet<ServiceId>,
     /// Keys that services held while we watched and that nobody holds now.
@@ -121,6 +122,9 @@ impl Agenda {
 
     pub(crate) fn set_catalog(&mut self, catalog: Arc<Catalog>) {
         let earlier = mem::replace(&mut self.catalog, catalog);
+        if earlier.is_pristine() {
+            self.started = false;
+        }
         for id in self.catalog.changed_services(&earlier) {
             let (before, after) = (earlier.service(&id), self.catalog.service(&id));
             if let Some(before) = before

@@ -84,6 +84,9 @@ impl Default for Config {
 // === impl Reconciler ===
 
 impl Reconciler {
+    /// The catalog has to be one to act upon from the start: a store that is still catching up
+    /// keeps its watch at a pristine one, which deletes nothing, rather than replay its history
+    /// here, where a service without its servers yet is a service to take them from.
     pub fn new(
         mut catalog: watch::Receiver<Arc<Catalog>>,
         mut health: watch::Receiver<HealthView>,

@@ -580,12 +580,25 @@ async fn a_catalog_that_never_held_anything_deletes_nothing() {
     assert_eq!(status.foreign, [key("10.0.0.1:80"), key("10.0.0.2:53")]);
     assert_eq!(kernel.table.table(), table);
 
-    // Nor does one that lost everything it held.
-    before.catalog.send_replace(Arc::default());
-    before.until_programmed().await;
-    let status = before.next_period().await;
-    assert_eq!(status.foreign.len(), 2);
-    assert_eq!(kernel.table.table(), table);
+    // Its first service makes the table merlin's, and what was found there was nobody's drift.
+    pristine.declare([service("api", "10.0.0.5:80")]);
+    let status = pristine.until_programmed().await;
+    assert_eq!(kernel.table.table(), pristine.wanted());
+    assert!(status.foreign.is_empty());
+    assert_eq!(status.counts.drift_repaired, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_catalog_that_lost_everything_it_held_deletes_nothing() {
+    let _clock = stop_clock();
+    let node = Node::start(two_services());
+    node.until_programmed().await;
+    let table = node.table();
+    node.catalog.send_replace(Arc::default());
+    node.until_programmed().await;
+    let status = node.next_period().await;
+    assert_eq!(status.foreign, [key("10.0.0.1:80"), key("10.0.0.2:53")]);
+    assert_eq!(node.table(), table);
 }
 
 #[tokio::test(start_paused = true)]
@@ -613,4 +626,24 @@ async fn foreign_services_stay_if_told_to_and_declared_ones_still_go() {
     node.until_programmed().await;
     let keys: Vec<_> = node.table().services.into_keys().collect();
     assert_eq!(keys, [key("10.0.0.2:53"), key("10.0.0.6:80")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_a_hanging_data_plane() {
+    let _clock = stop_clock();
+    let kernel = Watched::default();
+    kernel.table.faults().inject(Call::Dump, Fault::Hang);
+    let node = Node::with_kernel(two_services(), HealthView::default(), kernel.clone());
+    node.until("it hangs", |_| kernel.count(Call::Dump) == 1)
+        .await;
+    node.shutdown.cancel();
+    look_again().await;
+    assert!(!node.task.is_finished(), "a pass in progress gets its time");
+    let patience = Instant::now();
+    while !node.task.is_finished() {
+        assert!(patience.elapsed() < DEADLINE);
+        advance(Duration::from_secs(1)).await;
+        look_again().await;
+    }
+    kernel.table.faults().heal();
 }

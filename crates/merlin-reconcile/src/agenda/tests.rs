@@ -64,6 +64,21 @@ fn the_first_pass_is_whole_and_the_next_is_a_period_away() {
 }
 
 #[test]
+fn the_first_service_ever_declared_is_a_start_too() {
+    let now = Instant::now();
+    let health = HealthView::default();
+    let mut agenda = Agenda::new(PERIOD, BACKOFF, Arc::default(), health, now);
+    agenda.passed(&Scope::Whole, &[], false, now);
+    assert!(!agenda.explains(None));
+    edit(
+        &mut agenda,
+        [create_service("web", tcp("10.0.0.1:80"), Scheduler::Rr)],
+    );
+    assert_eq!(agenda.next(now), Task::Pass(Scope::Whole));
+    assert!(agenda.explains(None));
+}
+
+#[test]
 fn only_what_changes_the_wanted_table_is_worth_a_pass() {
     let now = Instant::now();
     let mut agenda = started(now);
