@@ -1,57 +1,34 @@
-//! Real connections over the loopback interface, with a gRPC service at the end that answers a
-//! node's questions only to the node they claim to come from.
+//! Real connections over the loopback interface. Any gRPC service will do at the end; the
+//! enrolment service has a single call, and lends it to a question that is answered only to the
+//! node it claims to come from.
 
-use merlin_proto::peer::peer_client::PeerClient;
-use merlin_proto::peer::peer_server::{Peer, PeerServer};
-use merlin_proto::peer::{Envelope, Route, SnapshotChunk};
+use merlin_proto::peer::enrollment_client::EnrollmentClient;
+use merlin_proto::peer::enrollment_server::{Enrollment, EnrollmentServer};
+use merlin_proto::peer::{EnrollRequest, EnrollResponse};
 use tonic::transport::Server;
-use tonic::{Code, Response, Streaming};
+use tonic::{Code, Response};
 
 use super::*;
 use crate::identity::testing::{Cluster, days_ago};
 
-/// Answers `ask` with what it was asked.
-struct Echo {
+/// Answers who it is, to a caller that is who it says.
+struct WhoAreYou {
     name: PeerName,
 }
 
 #[tonic::async_trait]
-impl Peer for Echo {
-    async fn ask(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
-        let route = request.get_ref().route.clone().unwrap_or_default();
-        let claimed = PeerName {
-            node: route.from,
-            ..self.name
-        };
-        verify_peer(&request, claimed)?;
-        Ok(Response::new(request.into_inner()))
-    }
-
-    async fn hello(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn append_entries(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn vote(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn install_snapshot(
+impl Enrollment for WhoAreYou {
+    async fn enroll(
         &self,
-        _: Request<Streaming<SnapshotChunk>>,
-    ) -> Result<Response<Envelope>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn propose(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn read_index(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
-        Err(Status::unimplemented(""))
+        request: Request<EnrollRequest>,
+    ) -> Result<Response<EnrollResponse>, Status> {
+        let claimed = request.get_ref().node_name.parse();
+        let claimed = claimed.map_err(|_| Status::invalid_argument("node_name"))?;
+        verify_peer(&request, claimed)?;
+        Ok(Response::new(EnrollResponse {
+            node_id: self.name.node,
+            ..EnrollResponse::default()
+        }))
     }
 }
 
@@ -60,12 +37,9 @@ async fn serve(tls: &PeerTls) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let incoming = tls.incoming(listener);
-    let echo = PeerServer::new(Echo { name: tls.name() });
-    tokio::spawn(
-        Server::builder()
-            .add_service(echo)
-            .serve_with_incoming(incoming),
-    );
+    let service = EnrollmentServer::new(WhoAreYou { name: tls.name() });
+    let mut server = Server::builder();
+    tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
     addr
 }
 
@@ -73,17 +47,13 @@ fn tls(identity: NodeIdentity) -> PeerTls {
     PeerTls::new(identity).unwrap()
 }
 
-async fn ask(channel: Channel, from: NodeId) -> Result<Vec<u8>, Status> {
-    let route = Route {
-        from,
-        ..Route::default()
+async fn ask(channel: Channel, claimed: PeerName) -> Result<NodeId, Status> {
+    let request = EnrollRequest {
+        node_name: claimed.to_string(),
+        ..EnrollRequest::default()
     };
-    let envelope = Envelope {
-        route: Some(route),
-        payload: b"hello".to_vec().into(),
-    };
-    let answer = PeerClient::new(channel).ask(envelope).await?;
-    Ok(answer.into_inner().payload.to_vec())
+    let answer = EnrollmentClient::new(channel).enroll(request).await?;
+    Ok(answer.into_inner().node_id)
 }
 
 /// What went wrong, with everything that led to it.
@@ -104,8 +74,8 @@ fn channel(tls: &PeerTls, node: NodeId, addr: &str) -> Channel {
 }
 
 /// The call must have died in the handshake.
-async fn refused_handshake(channel: Channel, from: NodeId) -> String {
-    let status = ask(channel, from).await.unwrap_err();
+async fn refused_handshake(channel: Channel, claimed: PeerName) -> String {
+    let status = ask(channel, claimed).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     chain(&status)
 }
@@ -115,7 +85,7 @@ async fn nodes_of_a_cluster_reach_each_other() {
     let cluster = Cluster::new();
     let (one, two) = (tls(cluster.node(1)), tls(cluster.node(2)));
     let addr = serve(&one).await;
-    assert_eq!(ask(channel(&two, 1, &addr), 2).await.unwrap(), b"hello");
+    assert_eq!(ask(channel(&two, 1, &addr), two.name()).await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -123,7 +93,9 @@ async fn a_node_cannot_speak_for_another() {
     let cluster = Cluster::new();
     let (one, two) = (tls(cluster.node(1)), tls(cluster.node(2)));
     let addr = serve(&one).await;
-    let status = ask(channel(&two, 1, &addr), 3).await.unwrap_err();
+    let status = ask(channel(&two, 1, &addr), cluster.name(3))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     assert!(status.message().contains("node-2"), "{status}");
 }
@@ -146,7 +118,9 @@ async fn a_caller_without_a_certificate_is_refused_by_the_call() {
         client: Arc::new(nobody),
         ..one
     };
-    let status = ask(channel(&nobody, 1, &addr), 1).await.unwrap_err();
+    let status = ask(channel(&nobody, 1, &addr), cluster.name(2))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
 }
 
@@ -159,7 +133,7 @@ async fn a_node_of_another_cluster_is_refused_at_either_end() {
 
     // Neither as a server,
     let addr = serve(&stranger).await;
-    let refused = refused_handshake(channel(&one, 1, &addr), 1).await;
+    let refused = refused_handshake(channel(&one, 1, &addr), one.name()).await;
     assert!(refused.contains("certificate"), "{refused}");
 
     // nor as a client, be it one that takes our server for good.
@@ -171,7 +145,9 @@ async fn a_node_of_another_cluster_is_refused_at_either_end() {
         client: Arc::new(config),
         ..stranger
     };
-    ask(channel(&stranger, 1, &addr), 1).await.unwrap_err();
+    ask(channel(&stranger, 1, &addr), ours.name(1))
+        .await
+        .unwrap_err();
 }
 
 #[tokio::test]
@@ -179,7 +155,7 @@ async fn another_node_at_the_address_is_not_taken_for_the_one_that_was_meant() {
     let cluster = Cluster::new();
     let (one, two) = (tls(cluster.node(1)), tls(cluster.node(2)));
     let addr = serve(&one).await;
-    let refused = refused_handshake(channel(&two, 3, &addr), 2).await;
+    let refused = refused_handshake(channel(&two, 3, &addr), two.name()).await;
     assert!(refused.contains("not valid for name"), "{refused}");
 }
 
@@ -190,16 +166,18 @@ async fn expired_certificates_are_refused_until_they_are_renewed() {
     let old = tls(cluster.node_signed_at(2, days_ago(91)));
 
     let one_addr = serve(&one).await;
-    ask(channel(&old, 1, &one_addr), 2).await.unwrap_err();
+    ask(channel(&old, 1, &one_addr), old.name())
+        .await
+        .unwrap_err();
     let old_addr = serve(&old).await;
-    let refused = refused_handshake(channel(&one, 2, &old_addr), 1).await;
+    let refused = refused_handshake(channel(&one, 2, &old_addr), one.name()).await;
     assert!(refused.contains("expired"), "{refused}");
 
     // Renewal takes effect without a new listener.
     let renewed = old.identity().renewed(&cluster.ca, days_ago(0)).unwrap();
     old.replace(renewed).unwrap();
-    ask(channel(&old, 1, &one_addr), 2).await.unwrap();
-    ask(channel(&one, 2, &old_addr), 1).await.unwrap();
+    ask(channel(&old, 1, &one_addr), old.name()).await.unwrap();
+    ask(channel(&one, 2, &old_addr), one.name()).await.unwrap();
 }
 
 #[test]
@@ -228,7 +206,7 @@ async fn a_stalled_or_senseless_connection_does_not_hold_up_the_others() {
         .write_all(b"GET / HTTP/1.1\r\n\r\n")
         .await
         .unwrap();
-    ask(channel(&two, 1, &addr), 2).await.unwrap();
+    ask(channel(&two, 1, &addr), two.name()).await.unwrap();
 }
 
 #[tokio::test]
