@@ -177,3 +177,6 @@ impl Handle {
 fn set(running: &Mutex<Option<Running>>, now: Option<Running>) {
     *running.lock().unwrap_or_else(PoisonError::into_inner) = now;
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
+use merlin_ipvs::conformance::samples::{
+    additions, at, fwmark, key, service, table, tcp, to, tunnel,
+};
 use merlin_ipvs::{Dataplane, Kernel};
 use merlin_model::Family;
-use merlin_model::table::{
-    Destination, DestinationKey, Encapsulation, Entry, ForwardMethod, Key, Operation, Service,
-    Table, flags,
-};
+use merlin_model::table::{ForwardMethod, Key, Operation, Service, Table, flags};
 
 use crate::{checks, command};
 
@@ -21,7 +20,7 @@ checks![
     what_ipvsadm_changes_changes_the_fingerprint,
 ];
 
-/// What `ipvsadm -Sn` prints for [`table`], line by line.
+/// What `ipvsadm -Sn` prints for [`rules`], line by line.
 const RULES: &str = "\
 -A -t 10.0.0.1:80 -s rr
 -a -t 10.0.0.1:80 -r 192.168.0.1:8080 -m -w 1
@@ -46,120 +45,60 @@ const RULES: &str = "\
 -a -f 7 -6 -r [2001:db8::102]:0 -g -w 1
 ";
 
-fn address(protocol: u16, at: &str, port: u16) -> Key {
-    let address: IpAddr = at.parse().expect("a sample is an address");
-    Key::Address {
-        protocol,
-        address,
-        port,
-    }
-}
-
-fn table() -> Table {
-    let mut table = Table::default();
-    let mut add = |key: Key, scheduler: &str, change: fn(&mut Service), servers| {
-        let mut service = Service {
-            scheduler: scheduler.to_owned(),
-            flags: 0,
-            timeout: 0,
-            netmask: key.family().bits(),
-            engine: None,
-        };
-        change(&mut service);
-        let servers: Vec<(&str, u16, ForwardMethod, u32, (u8, u16, u16))> = servers;
-        let servers = servers
-            .into_iter()
-            .map(|(at, port, forward, weight, tunnel)| {
-                let at = at.parse().expect("a sample is an address");
-                let (kind, tunnel_port, flags) = tunnel;
-                let to = Destination {
-                    forward,
-                    weight,
-                    upper_threshold: 0,
-                    lower_threshold: 0,
-                    encapsulation: Encapsulation {
-                        kind,
-                        port: tunnel_port,
-                        flags,
-                    },
-                };
-                (DestinationKey::new(at, port), to)
-            });
-        let destinations = servers.collect();
-        let entry = Entry {
-            service,
-            destinations,
-        };
-        table.services.insert(key, entry);
-    };
+fn rules() -> Table {
     use ForwardMethod::{Masq, Route, Tunnel};
-    let plain: fn(&mut Service) = |_| {};
-    let none = (0, 0, 0);
-    add(
-        address(6, "10.0.0.1", 80),
-        "rr",
-        plain,
-        vec![
-            ("192.168.0.1", 8080, Masq, 1, none),
-            ("192.168.0.2", 80, Route, 65_535, none),
-            ("192.168.0.3", 80, Tunnel, 0, none),
-            ("192.168.0.4", 80, Tunnel, 1, (1, 6080, 0)),
-            ("192.168.0.5", 80, Tunnel, 1, (1, 6080, 1)),
-            ("192.168.0.6", 80, Tunnel, 1, (1, 6080, 2)),
-            ("192.168.0.7", 80, Tunnel, 1, (2, 0, 0)),
-            ("192.168.0.8", 80, Tunnel, 1, (2, 0, 1)),
-        ],
-    );
-    let sip: fn(&mut Service) = |service| {
-        service.flags = flags::PERSISTENT;
-        service.timeout = 600;
-        service.engine = Some("sip".to_owned());
-    };
-    add(address(17, "10.0.0.1", 5060), "wrr", sip, vec![]);
-    let one_packet: fn(&mut Service) = |service| service.flags = flags::ONE_PACKET;
-    add(address(17, "10.0.0.1", 53), "rr", one_packet, vec![]);
-    add(address(132, "10.0.0.1", 80), "lc", plain, vec![]);
-    let maglev: fn(&mut Service) =
-        |service| service.flags = flags::SCHEDULER_1 | flags::SCHEDULER_2;
-    add(address(6, "10.0.0.2", 80), "mh", maglev, vec![]);
-    let by_net: fn(&mut Service) = |service| {
-        service.flags = flags::PERSISTENT | flags::SCHEDULER_2;
-        service.timeout = 300;
-        service.netmask = 24;
-    };
-    add(address(6, "10.0.0.3", 80), "sh", by_net, vec![]);
-    let by_net6: fn(&mut Service) = |service| {
-        service.flags = flags::PERSISTENT;
-        service.timeout = 60;
-        service.netmask = 64;
-    };
-    add(
-        address(6, "2001:db8::1", 80),
-        "wlc",
-        by_net6,
-        vec![
-            ("2001:db8::101", 80, Masq, 3, none),
-            ("192.168.0.1", 80, Tunnel, 1, none),
-        ],
-    );
-    for (family, server) in [
-        (Family::Ipv4, "192.168.0.1"),
-        (Family::Ipv6, "2001:db8::102"),
-    ] {
-        let key = Key::Fwmark { family, mark: 7 };
-        add(key, "rr", plain, vec![(server, 0, Route, 1, none)]);
-    }
-    table
-}
 
-fn additions(table: &Table) -> Vec<Operation> {
-    let mut operations = Vec::new();
-    for (key, entry) in &table.services {
-        operations.push(Operation::AddService(*key, entry.service.clone()));
-        let servers = entry.destinations.iter();
-        operations.extend(servers.map(|(at, to)| Operation::AddDestination(*key, *at, *to)));
-    }
-    operations
+    let with = |key: Key, scheduler: &str, bits, timeout, netmask| Service {
+        flags: bits,
+        timeout,
+        netmask,
+        ..service(&key, scheduler)
+    };
+    let web = tcp("10.0.0.1", 80);
+    let servers = vec![
+        (at("192.168.0.1", 8080), to(Masq, 1)),
+        (at("192.168.0.2", 80), to(Route, 65_535)),
+        (at("192.168.0.3", 80), to(Tunnel, 0)),
+        (at("192.168.0.4", 80), tunnel(1, 6080, 0)),
+        (at("192.168.0.5", 80), tunnel(1, 6080, 1)),
+        (at("192.168.0.6", 80), tunnel(1, 6080, 2)),
+        (at("192.168.0.7", 80), tunnel(2, 0, 0)),
+        (at("192.168.0.8", 80), tunnel(2, 0, 1)),
+    ];
+    let (sip, dns) = (key(17, "10.0.0.1", 5060), key(17, "10.0.0.1", 53));
+    let calls = Service {
+        engine: Some("sip".to_owned()),
+        ..with(sip, "wrr", flags::PERSISTENT, 600, 32)
+    };
+    let sctp = key(132, "10.0.0.1", 80);
+    let (maglev, hashed) = (tcp("10.0.0.2", 80), tcp("10.0.0.3", 80));
+    let both = flags::SCHEDULER_1 | flags::SCHEDULER_2;
+    let port = flags::PERSISTENT | flags::SCHEDULER_2;
+    let web6 = tcp("2001:db8::1", 80);
+    let servers6 = vec![
+        (at("2001:db8::101", 80), to(Masq, 3)),
+        (at("192.168.0.1", 80), to(Tunnel, 1)),
+    ];
+    let (mark, mark6) = (fwmark(Family::Ipv4, 7), fwmark(Family::Ipv6, 7));
+    table([
+        (web, service(&web, "rr"), servers),
+        (sip, calls, vec![]),
+        (dns, with(dns, "rr", flags::ONE_PACKET, 0, 32), vec![]),
+        (sctp, service(&sctp, "lc"), vec![]),
+        (maglev, with(maglev, "mh", both, 0, 32), vec![]),
+        (hashed, with(hashed, "sh", port, 300, 24), vec![]),
+        (web6, with(web6, "wlc", flags::PERSISTENT, 60, 64), servers6),
+        (
+            mark,
+            service(&mark, "rr"),
+            vec![(at("192.168.0.1", 0), to(Route, 1))],
+        ),
+        (
+            mark6,
+            service(&mark6, "rr"),
+            vec![(at("2001:db8::102", 0), to(Route, 1))],
+        ),
+    ])
 }
 
 #[track_caller]
@@ -175,13 +114,13 @@ fn lines(text: &str) -> BTreeSet<&str> {
 }
 
 fn ipvsadm_sees_what_we_wrote(kernel: &mut Kernel) {
-    apply(kernel, &additions(&table()));
+    apply(kernel, &additions(&rules()));
     assert_eq!(lines(&command("ipvsadm", &["-Sn"])), lines(RULES));
 }
 
 fn ipvsadm_sees_the_thresholds_we_wrote(kernel: &mut Kernel) {
-    let key = address(6, "10.0.0.1", 80);
-    let mut table = table();
+    let key = tcp("10.0.0.1", 80);
+    let mut table = rules();
     table.services.retain(|other, _| *other == key);
     let entry = table.services.get_mut(&key).expect("it is in the table");
     entry.destinations.retain(|at, _| at.port == 8080);
@@ -212,11 +151,11 @@ fn we_see_what_ipvsadm_wrote(kernel: &mut Kernel) {
         .expect("it reads its input");
     drop(input);
     assert!(restore.wait().expect("it ends").success());
-    assert_eq!(kernel.dump().expect("the table can be read"), table());
+    assert_eq!(kernel.dump().expect("the table can be read"), rules());
 }
 
 fn what_ipvsadm_changes_changes_the_fingerprint(kernel: &mut Kernel) {
-    apply(kernel, &additions(&table()));
+    apply(kernel, &additions(&rules()));
     let before = kernel.fingerprint().expect("there is a fingerprint");
     let edit = [
         "-e",

@@ -6,12 +6,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use merlin_ipvs::conformance::samples::{at, fwmark, service, tcp, to};
 use merlin_ipvs::wire::{Daemon, DaemonState, Info, Request};
 use merlin_ipvs::{Dataplane, DataplaneError, Kernel};
 use merlin_model::Family;
-use merlin_model::table::{
-    Destination, DestinationKey, Encapsulation, ForwardMethod, Key, Operation, Service, Table,
-};
+use merlin_model::table::{ForwardMethod, Key, Operation, Table};
 
 use crate::ipvsadm::apply;
 use crate::{checks, command};
@@ -31,37 +30,14 @@ checks![
     clashing_refusals_are_stale,
 ];
 
+/// One of many services.
 fn key(number: u16) -> Key {
     let [high, low] = number.to_be_bytes();
-    Key::Address {
-        protocol: 6,
-        address: [10, 0, high, low].into(),
-        port: 80,
-    }
+    tcp(&format!("10.0.{high}.{low}"), 80)
 }
 
-fn service() -> Service {
-    Service {
-        scheduler: "rr".to_owned(),
-        flags: 0,
-        timeout: 0,
-        netmask: 32,
-        engine: None,
-    }
-}
-
-fn to(forward: ForwardMethod) -> Destination {
-    Destination {
-        forward,
-        weight: 1,
-        upper_threshold: 0,
-        lower_threshold: 0,
-        encapsulation: Encapsulation::default(),
-    }
-}
-
-fn server(text: &str) -> DestinationKey {
-    DestinationKey::new(text.parse().expect("a sample is an address"), 80)
+fn add(number: u16) -> Operation {
+    Operation::AddService(key(number), service(&key(number), "rr"))
 }
 
 fn dump(kernel: &mut Kernel) -> Table {
@@ -86,13 +62,13 @@ fn the_kernel_says_which_ipvs_it_is(kernel: &mut Kernel) {
 }
 
 fn one_request_empties_the_table(kernel: &mut Kernel) {
-    apply(kernel, &[Operation::AddService(key(1), service())]);
+    apply(kernel, &[add(1)]);
     ask(kernel, &Request::Flush);
     assert_eq!(dump(kernel), Table::default());
 }
 
 fn counters_are_reset_for_one_service_and_for_all(kernel: &mut Kernel) {
-    apply(kernel, &[Operation::AddService(key(1), service())]);
+    apply(kernel, &[add(1)]);
     // A connection without servers counts as none, but its packet and bytes are seen by `lo`; what
     // matters here is that the kernel takes the requests and knows the service.
     ask(kernel, &Request::Zero(Some(&key(1))));
@@ -140,7 +116,7 @@ fn synchronisation_daemons_start_and_stop(kernel: &mut Kernel) {
     assert_eq!(daemons(kernel), []);
     let master = daemon();
     ask(kernel, &Request::NewDaemon(&master));
-    assert_eq!(daemons(kernel), [master.clone()]);
+    assert_eq!(daemons(kernel), std::slice::from_ref(&master));
     stop(kernel, DaemonState::Master);
     let backup = Daemon {
         state: DaemonState::Backup,
@@ -153,8 +129,9 @@ fn synchronisation_daemons_start_and_stop(kernel: &mut Kernel) {
 
 fn a_synchronisation_daemon_forbids_the_other_family(kernel: &mut Kernel) {
     ask(kernel, &Request::NewDaemon(&daemon()));
-    apply(kernel, &[Operation::AddService(key(1), service())]);
-    let mixed = Operation::AddDestination(key(1), server("2001:db8::1"), to(ForwardMethod::Tunnel));
+    apply(kernel, &[add(1)]);
+    let mixed =
+        Operation::AddDestination(key(1), at("2001:db8::1", 80), to(ForwardMethod::Tunnel, 1));
     let answers = kernel.apply(&[mixed]).expect("the table can be changed");
     let refusal = answers[0].as_ref().expect_err("it is refused").to_string();
     stop(kernel, DaemonState::Master);
@@ -180,8 +157,8 @@ fn without_lo_the_refusal_says_so(_: &mut Kernel) {
     // Once it was up the kernel has the routes it looks for, so this takes another namespace.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root can make one");
     let mut kernel = crate::open();
-    apply(&mut kernel, &[Operation::AddService(key(1), service())]);
-    let add = Operation::AddDestination(key(1), server("192.168.0.1"), to(ForwardMethod::Masq));
+    apply(&mut kernel, &[add(1)]);
+    let add = Operation::AddDestination(key(1), at("192.168.0.1", 80), to(ForwardMethod::Masq, 1));
     let answers = kernel.apply(&[add]).expect("the table can be changed");
     let refusal = answers[0].as_ref().expect_err("it is refused").to_string();
     assert!(refusal.contains("is the lo interface up"), "{refusal}");
@@ -217,7 +194,7 @@ fn answers_that_do_not_fit_are_reported_and_never_misattributed(_: &mut Kernel) 
     let mut kernel = crate::open();
     // Every third is refused, and there is room for a dozen answers.
     let operations: Vec<_> = (0..600)
-        .map(|number| Operation::AddService(key(number - u16::from(number % 3 == 2)), service()))
+        .map(|number| add(number - u16::from(number % 3 == 2)))
         .collect();
     let mut lost = 0;
     let answers = loop {
@@ -243,18 +220,14 @@ fn answers_that_do_not_fit_are_reported_and_never_misattributed(_: &mut Kernel) 
 fn requests_that_do_not_fit_are_sent_in_smaller_batches(_: &mut Kernel) {
     let _small = Parameter::set("/proc/sys/net/core/wmem_default", "4608");
     let mut kernel = crate::open();
-    let operations: Vec<_> = (0..500)
-        .map(|number| Operation::AddService(key(number), service()))
-        .collect();
+    let operations: Vec<_> = (0..500).map(add).collect();
     apply(&mut kernel, &operations);
     assert_eq!(dump(&mut kernel).services.len(), operations.len());
 }
 
 /// Beside a writer that never rests and changes the heads of the lists by which dumps go.
 fn a_dump_is_whole_or_says_that_it_cannot_be(kernel: &mut Kernel) {
-    let additions: Vec<_> = (0..300)
-        .map(|number| Operation::AddService(key(number), service()))
-        .collect();
+    let additions: Vec<_> = (0..300).map(add).collect();
     apply(kernel, &additions);
     let expected: BTreeSet<_> = (0..300).map(key).collect();
     let missing = |table: &Table| {
@@ -268,10 +241,7 @@ fn a_dump_is_whole_or_says_that_it_cannot_be(kernel: &mut Kernel) {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 for number in 1000..1100 {
-                    apply(
-                        &mut writer,
-                        &[Operation::AddService(key(number), service())],
-                    );
+                    apply(&mut writer, &[add(number)]);
                 }
                 for number in 1000..1100 {
                     apply(&mut writer, &[Operation::DeleteService(key(number))]);
@@ -292,7 +262,7 @@ fn a_dump_is_whole_or_says_that_it_cannot_be(kernel: &mut Kernel) {
 }
 
 fn each_network_namespace_has_its_own_table(kernel: &mut Kernel) {
-    apply(kernel, &[Operation::AddService(key(1), service())]);
+    apply(kernel, &[add(1)]);
     let fingerprint = kernel.fingerprint().expect("there is one");
     let elsewhere = thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root can make one");
@@ -306,41 +276,35 @@ fn each_network_namespace_has_its_own_table(kernel: &mut Kernel) {
 
 fn clashing_refusals_are_stale(kernel: &mut Kernel) {
     let (there, missing) = (key(1), key(2));
-    let at = server("192.168.0.1");
-    let masq = to(ForwardMethod::Masq);
-    let mark = Key::Fwmark {
-        family: Family::Ipv4,
-        mark: 1,
-    };
+    let server = at("192.168.0.1", 80);
+    let masq = to(ForwardMethod::Masq, 1);
+    let mark = fwmark(Family::Ipv4, 1);
     apply(
         kernel,
-        &[
-            Operation::AddService(there, service()),
-            Operation::AddDestination(there, at, masq),
-        ],
+        &[add(1), Operation::AddDestination(there, server, masq)],
     );
-    let bogus = Service {
-        scheduler: "bogus".to_owned(),
-        ..service()
-    };
+    let bogus = service(&there, "bogus");
     for (operation, stale) in [
-        (Operation::AddService(there, service()), true),
-        (Operation::EditService(missing, service()), true),
-        (Operation::DeleteService(mark), true),
-        (Operation::AddDestination(there, at, masq), true),
-        (Operation::AddDestination(missing, at, masq), true),
+        (add(1), true),
         (
-            Operation::EditDestination(there, server("192.168.0.2"), masq),
+            Operation::EditService(missing, service(&missing, "rr")),
+            true,
+        ),
+        (Operation::DeleteService(mark), true),
+        (Operation::AddDestination(there, server, masq), true),
+        (Operation::AddDestination(missing, server, masq), true),
+        (
+            Operation::EditDestination(there, at("192.168.0.2", 80), masq),
             true,
         ),
         (
-            Operation::DeleteDestination(there, server("192.168.0.2")),
+            Operation::DeleteDestination(there, at("192.168.0.2", 80)),
             true,
         ),
         (Operation::AddService(mark, bogus.clone()), false),
         (Operation::EditService(there, bogus), false),
         (
-            Operation::AddDestination(there, server("224.0.0.1"), masq),
+            Operation::AddDestination(there, at("224.0.0.1", 80), masq),
             false,
         ),
     ] {

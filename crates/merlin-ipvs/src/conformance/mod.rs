@@ -16,7 +16,7 @@ macro_rules! cases {
 
 mod reading;
 mod refusing;
-mod samples;
+pub mod samples;
 mod writing;
 
 use merlin_model::table::{Operation, Table};
@@ -62,16 +62,4 @@ fn apply(table: &mut dyn Dataplane, operations: &[Operation]) {
             panic!("{operation}: {refusal} (error {})", refusal.errno);
         }
     }
-}
-
-/// The operations that make an empty table this one.
-fn additions(table: &Table) -> Vec<Operation> {
-    let mut operations = Vec::new();
-    for (key, entry) in &table.services {
-        operations.push(Operation::AddService(*key, entry.service.clone()));
-        for (at, to) in &entry.destinations {
-            operations.push(Operation::AddDestination(*key, *at, *to));
-        }
-    }
-    operations
 }

@@ -1,9 +1,11 @@
 //! What can be read, and that reading changes nothing.
 
-use merlin_model::table::{ForwardMethod, LiveTable, Operation};
+use std::collections::BTreeMap;
 
-use super::samples::{at, every_destination, every_service, many, service, tcp, to};
-use super::{additions, apply, dump};
+use merlin_model::table::{Counters, ForwardMethod, LiveTable, Operation};
+
+use super::samples::{additions, at, every_destination, every_service, many, service, tcp, to};
+use super::{apply, dump};
 use crate::{Dataplane, DataplaneError, Fingerprint, Timeouts};
 
 cases![
@@ -36,16 +38,13 @@ fn a_live_table_holds_what_a_dump_holds(table: &mut dyn Dataplane) {
     for (key, entry) in &dumped.services {
         let service = &live[key];
         assert_eq!(service.service, entry.service);
-        assert_eq!(service.counters, Default::default(), "no traffic yet");
+        assert_eq!(service.counters, Counters::default(), "no traffic yet");
         let settings = service.destinations.iter();
         let settings = settings.map(|(at, live)| (*at, live.destination));
-        assert_eq!(
-            settings.collect::<std::collections::BTreeMap<_, _>>(),
-            entry.destinations
-        );
+        assert_eq!(settings.collect::<BTreeMap<_, _>>(), entry.destinations);
         for live in service.destinations.values() {
             assert_eq!(live.active_connections, 0);
-            assert_eq!(live.counters, Default::default(), "no traffic yet");
+            assert_eq!(live.counters, Counters::default(), "no traffic yet");
         }
     }
 }

@@ -3,8 +3,8 @@
 use merlin_model::Family;
 use merlin_model::table::{Destination, ForwardMethod, Operation, Service, Table};
 
-use super::samples::{at, fwmark, service, table as sample, tcp, to, tunnel};
-use super::{additions, apply, dump, outcomes};
+use super::samples::{additions, at, fwmark, service, table as sample, tcp, to, tunnel};
+use super::{apply, dump, outcomes};
 use crate::Dataplane;
 
 cases![

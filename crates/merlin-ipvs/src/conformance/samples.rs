@@ -1,22 +1,36 @@
-//! Tables that between them hold everything the protocol can say.
+//! Tables that between them hold everything the protocol can say, and what they are made of.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use merlin_model::Family;
 use merlin_model::table::{
-    Destination, DestinationKey, Encapsulation, Entry, ForwardMethod, Key, Service, Table, flags,
+    Destination, DestinationKey, Encapsulation, Entry, ForwardMethod, Key, Operation, Service,
+    Table, flags,
 };
 
-pub(super) fn address(text: &str) -> IpAddr {
+/// The operations that make an empty table this one.
+pub fn additions(table: &Table) -> Vec<Operation> {
+    let mut operations = Vec::new();
+    for (key, entry) in &table.services {
+        operations.push(Operation::AddService(*key, entry.service.clone()));
+        let destinations = entry.destinations.iter();
+        let added = destinations.map(|(at, to)| Operation::AddDestination(*key, *at, *to));
+        operations.extend(added);
+    }
+    operations
+}
+
+fn address(text: &str) -> IpAddr {
     text.parse().expect("a sample is an address")
 }
 
-pub(super) fn tcp(at: &str, port: u16) -> Key {
+pub fn tcp(at: &str, port: u16) -> Key {
     key(6, at, port)
 }
 
-pub(super) fn key(protocol: u16, at: &str, port: u16) -> Key {
+/// A service of a protocol by its number.
+pub fn key(protocol: u16, at: &str, port: u16) -> Key {
     Key::Address {
         protocol,
         address: address(at),
@@ -24,12 +38,12 @@ pub(super) fn key(protocol: u16, at: &str, port: u16) -> Key {
     }
 }
 
-pub(super) fn fwmark(family: Family, mark: u32) -> Key {
+pub fn fwmark(family: Family, mark: u32) -> Key {
     Key::Fwmark { family, mark }
 }
 
 /// A service as `ipvsadm -A -s SCHEDULER` makes it.
-pub(super) fn service(key: &Key, scheduler: &str) -> Service {
+pub fn service(key: &Key, scheduler: &str) -> Service {
     Service {
         scheduler: scheduler.to_owned(),
         flags: 0,
@@ -39,11 +53,11 @@ pub(super) fn service(key: &Key, scheduler: &str) -> Service {
     }
 }
 
-pub(super) fn at(address_text: &str, port: u16) -> DestinationKey {
-    DestinationKey::new(address(address_text), port)
+pub fn at(server: &str, port: u16) -> DestinationKey {
+    DestinationKey::new(address(server), port)
 }
 
-pub(super) fn to(forward: ForwardMethod, weight: u32) -> Destination {
+pub fn to(forward: ForwardMethod, weight: u32) -> Destination {
     Destination {
         forward,
         weight,
@@ -53,14 +67,15 @@ pub(super) fn to(forward: ForwardMethod, weight: u32) -> Destination {
     }
 }
 
-pub(super) fn tunnel(kind: u8, port: u16, flags: u16) -> Destination {
+/// A tunnel destination by the protocol's numbers.
+pub fn tunnel(kind: u8, port: u16, flags: u16) -> Destination {
     Destination {
         encapsulation: Encapsulation { kind, port, flags },
         ..to(ForwardMethod::Tunnel, 1)
     }
 }
 
-pub(super) fn table(
+pub fn table(
     services: impl IntoIterator<Item = (Key, Service, Vec<(DestinationKey, Destination)>)>,
 ) -> Table {
     let entries = services.into_iter().map(|(key, service, destinations)| {
@@ -77,7 +92,7 @@ pub(super) fn table(
 }
 
 /// Services of every kind, without destinations.
-pub(super) fn every_service() -> Table {
+pub fn every_service() -> Table {
     let plain = [
         (tcp("10.0.0.1", 80), "rr"),
         (tcp("10.0.0.1", 81), "wlc"),
@@ -140,7 +155,7 @@ pub(super) fn every_service() -> Table {
 }
 
 /// Destinations of every kind.
-pub(super) fn every_destination() -> Table {
+pub fn every_destination() -> Table {
     use ForwardMethod::{Bypass, Local, Masq, Route, Tunnel};
 
     let limited = Destination {
@@ -190,7 +205,7 @@ pub(super) fn every_destination() -> Table {
 }
 
 /// `services` services with `destinations` destinations each.
-pub(super) fn many(services: u16, destinations: u16) -> Table {
+pub fn many(services: u16, destinations: u16) -> Table {
     table((0..services).map(|service_number| {
         let [high, low] = service_number.to_be_bytes();
         let key = Key::Address {

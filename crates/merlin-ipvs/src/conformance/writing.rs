@@ -1,11 +1,14 @@
 //! What operations do.
 
-use merlin_model::table::{ForwardMethod, Operation, Service, Table, flags};
+use std::collections::BTreeMap;
+
+use merlin_model::Family;
+use merlin_model::table::{Entry, ForwardMethod, Operation, Service, Table, flags};
 
 use super::samples::{
-    at, every_destination, every_service, many, service, table as sample, tcp, to,
+    additions, at, every_destination, every_service, many, service, table as sample, tcp, to,
 };
-use super::{additions, apply, dump};
+use super::{apply, dump};
 use crate::Dataplane;
 
 cases![
@@ -59,7 +62,7 @@ fn an_edit_replaces_every_setting_of_a_service(table: &mut dyn Dataplane) {
 
 fn an_edit_replaces_every_setting_of_a_destination(table: &mut dyn Dataplane) {
     for (key, entry) in every_destination().services {
-        let server = if key.family() == merlin_model::Family::Ipv4 {
+        let server = if key.family() == Family::Ipv4 {
             at("192.168.0.1", 80)
         } else {
             at("2001:db8::101", 80)
@@ -125,13 +128,11 @@ fn a_deleted_service_takes_its_destinations_along(table: &mut dyn Dataplane) {
     apply(table, &[Operation::DeleteService(key)]);
     assert_eq!(dump(table), expected);
     apply(table, &[Operation::AddService(key, entry.service.clone())]);
-    expected.services.insert(
-        key,
-        merlin_model::table::Entry {
-            service: entry.service,
-            destinations: Default::default(),
-        },
-    );
+    let bare = Entry {
+        service: entry.service,
+        destinations: BTreeMap::new(),
+    };
+    expected.services.insert(key, bare);
     assert_eq!(dump(table), expected);
 }
 
