@@ -1,0 +1,53 @@
+//! What the commands do.
+
+mod generate;
+mod list;
+mod server;
+mod service;
+mod status;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use crate::cli::{Cli, Command, Condition, Form, Global};
+use crate::client::{Change, Client};
+use crate::failure::{Failure, say};
+use crate::output;
+
+pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::List(args) => list::run(&global, &args).await,
+        Command::Status => status::run(&global).await,
+        Command::Watch(args) => watch::run(&global, &args).await,
+        Command::Service(command) => {
+            let (change, condition) = service::change(&command)?;
+            make(&global, &change, condition).await
+        }
+        Command::Server(command) => {
+            let (change, condition) = server::change(&command);
+            make(&global, &change, condition).await
+        }
+        Command::Completions { shell } => generate::completions(shell),
+        Command::Man { out_dir } => generate::man(out_dir.as_deref()),
+    }
+}
+
+/// Makes a change. It is silent unless asked for a form that has something to say.
+async fn make(global: &Global, change: &Change, condition: Condition) -> Result<(), Failure> {
+    let client = Client::connect(global).await?;
+    let Some(reply) = client.change(change, condition).await? else {
+        return Ok(());
+    };
+    if !reply.changed {
+        say("meradm: there was nothing to delete");
+    }
+    if global.output != Form::Table {
+        let value = serde_json::json!({
+            "revision": reply.revision.0,
+            "changed": reply.changed,
+        });
+        output::print(global.output, String::new, &value)?;
+    }
+    Ok(())
+}

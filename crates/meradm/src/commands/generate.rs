@@ -1,0 +1,26 @@
+//! Completions and manual pages, from the same definitions as the command line itself.
+
+use std::path::Path;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use crate::cli::Cli;
+use crate::failure::Failure;
+use crate::output;
+
+pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "meradm", &mut script);
+    Ok(output::write(&String::from_utf8_lossy(&script))?)
+}
+
+pub(super) fn man(out_dir: Option<&Path>) -> Result<(), Failure> {
+    if let Some(dir) = out_dir {
+        return Ok(clap_mangen::generate_to(Cli::command(), dir)?);
+    }
+    let mut page = Vec::new();
+    Man::new(Cli::command()).render(&mut page)?;
+    Ok(output::write(&String::from_utf8_lossy(&page))?)
+}
