@@ -1,11 +1,12 @@
 //! A real IPVS kernel for tests, on any Debian machine and without privileges.
 //!
-//! Three layers, each usable without the ones above it:
+//! Layers, each usable without the ones above it:
 //!
 //! * [`guest`] boots a user-mode Linux (a Linux kernel that is an ordinary process) whose root is
 //!   this machine's file system, runs one command in it and hands back its output and exit code.
 //! * [`lab`], used *inside* a guest, builds a network of namespaces: load balancers, real servers
 //!   and a client, joined by bridges, with processes in them that end when the test ends.
+//! * [`merlin`] runs the daemon and its admin tool on the balancers of a lab.
 //! * [`peer`] is what sends and answers the traffic: servers that say who they are, and clients
 //!   that count who answered.
 //!
@@ -13,6 +14,7 @@
 
 pub mod guest;
 pub mod lab;
+pub mod merlin;
 pub mod peer;
 pub mod poll;
 pub mod programs;

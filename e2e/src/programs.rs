@@ -11,6 +11,16 @@ pub const DIRECTORY: &str = "E2E_PROGRAMS";
 /// Finds a program of this workspace beside the running one: cargo puts test executables in a
 /// `deps` directory, and the programs in its parent.
 pub fn locate(program: &str) -> Result<PathBuf> {
+    find(Path::new(program), &format!("-p {program}"))
+}
+
+/// Finds an example program of this package.
+pub fn example(package: &str, example: &str) -> Result<PathBuf> {
+    let path = Path::new("examples").join(example);
+    find(&path, &format!("-p {package} --example {example}"))
+}
+
+fn find(program: &Path, build: &str) -> Result<PathBuf> {
     let directory = match env::var_os(DIRECTORY) {
         Some(directory) => PathBuf::from(directory),
         None => beside(&env::current_exe().context("finding out which program this is")?),
@@ -18,7 +28,7 @@ pub fn locate(program: &str) -> Result<PathBuf> {
     let path = directory.join(program);
     if !path.is_file() {
         bail!(
-            "{} does not exist; build it first: cargo build -p {program}{}",
+            "{} does not exist; build it first: cargo build {build}{}",
             path.display(),
             if directory.ends_with("release") {
                 " --release"

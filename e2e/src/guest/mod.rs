@@ -15,31 +15,30 @@
 //!   CPU to another makes it several times slower and its timing erratic.
 
 mod requirements;
+mod running;
 
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
+use nix::sys::statvfs::statvfs;
 use thiserror::Error;
 
 pub use requirements::{Missing, requirements};
+pub use running::Running;
 
 /// What a guest may take on top of its command's time-out: booting, and powering off.
 pub const HOST_GRACE: Duration = Duration::from_secs(30);
 
-/// How often a running guest is looked at. Far below its boot time, far above the cost.
-const POLL: Duration = Duration::from_millis(10);
-
-const CONSOLE_TAIL_LINES: usize = 40;
+/// Where a guest's memory is best kept, and what must be free there; some containers allow 64 MB.
+const FAST_MEMORY: &str = "/dev/shm";
+const FAST_MEMORY_FREE: u64 = 2 << 30;
 
 /// Set in every guest, so that a program can tell on which side it is.
 const INSIDE: &str = "E2E_GUEST";
@@ -255,7 +254,7 @@ impl Guest {
             // A group of its own: a Ctrl-C meant for the harness must not take the keeper along.
             .process_group(0)
             .spawn();
-        let mut keeper = match keeper {
+        let keeper = match keeper {
             Ok(keeper) => keeper,
             Err(source) => {
                 let _ = guest.kill();
@@ -266,25 +265,10 @@ impl Guest {
                 });
             }
         };
-        let mut running = Running {
-            directory: directory.to_owned(),
-            limit: self.timeout + self.host_grace,
-            started: Instant::now(),
-            stdout: guest.stdout.take(),
-            stderr: guest.stderr.take(),
-            pumps: Vec::new(),
-            leash: keeper.stdin.take(),
-            keeper,
-            guest,
-        };
+        let limit = self.timeout + self.host_grace;
+        let mut running = Running::new(directory.to_owned(), limit, guest, keeper);
         if !self.capture {
-            running.pumps = [
-                running.stdout.take().map(|from| pump(from, io::stdout())),
-                running.stderr.take().map(|from| pump(from, io::stderr())),
-            ]
-            .into_iter()
-            .flatten()
-            .collect();
+            running.pass_output_on();
         }
         Ok(running)
     }
@@ -321,130 +305,13 @@ impl Guest {
             command.arg(disk);
         }
         // The guest's memory is a deleted file here. On a disk it would be written back.
-        if Path::new("/dev/shm").is_dir() {
-            command.env("TMPDIR", "/dev/shm");
+        if statvfs(FAST_MEMORY)
+            .is_ok_and(|shm| shm.blocks_available() * shm.fragment_size() >= FAST_MEMORY_FREE)
+        {
+            command.env("TMPDIR", FAST_MEMORY);
         }
         command
     }
-}
-
-/// A booted guest. Dropping it kills it.
-#[derive(Debug)]
-pub struct Running {
-    directory: PathBuf,
-    limit: Duration,
-    started: Instant,
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
-    pumps: Vec<JoinHandle<()>>,
-    /// Closing it is what makes the keeper act.
-    leash: Option<ChildStdin>,
-    keeper: Child,
-    guest: Child,
-}
-
-impl Running {
-    /// The command's standard output, once, if [`Guest::capture`] was asked for.
-    pub fn stdout(&mut self) -> Option<ChildStdout> {
-        self.stdout.take()
-    }
-
-    /// The command's standard error, likewise.
-    pub fn stderr(&mut self) -> Option<ChildStderr> {
-        self.stderr.take()
-    }
-
-    /// The host's process id of the guest's kernel, which is also its process group.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.guest.id()
-    }
-
-    /// Everything the guest's kernel and init have said so far.
-    #[must_use]
-    pub fn console(&self) -> String {
-        let log = fs::read(self.directory.join("console")).unwrap_or_default();
-        String::from_utf8_lossy(&log).into_owned()
-    }
-
-    /// Waits for the command to end, and the guest with it.
-    pub fn wait(mut self) -> Result<Exit, GuestError> {
-        while !self.ended()? {
-            let after = self.started.elapsed();
-            if after > self.limit {
-                return Err(GuestError::Hung {
-                    after,
-                    console: tail(&self.console()),
-                });
-            }
-            thread::sleep(POLL);
-        }
-        let code = fs::read_to_string(self.directory.join("code"));
-        let console = self.console();
-        let status = self.clean_up();
-        for pump in self.pumps.drain(..) {
-            // A pump only copies; it has nothing to report that its reader has not seen.
-            let _ = pump.join();
-        }
-        match code.ok().and_then(|code| code.trim().parse().ok()) {
-            Some(code) => Ok(Exit { code }),
-            None => Err(GuestError::Died {
-                status: describe(status),
-                console: tail(&console),
-            }),
-        }
-    }
-
-    /// Stops the guest between two instructions, as a power cut would.
-    pub fn cut_power(self) {
-        drop(self);
-    }
-
-    /// Whether the kernel has ended. It is left a zombie, so that its process group id stays
-    /// taken until the keeper has killed the group.
-    fn ended(&self) -> Result<bool, GuestError> {
-        let pid = Pid::from_raw(self.guest.id().cast_signed());
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
-        match waitid(Id::Pid(pid), flags) {
-            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => Ok(false),
-            Ok(_) => Ok(true),
-            Err(errno) => Err(GuestError::Wait(errno)),
-        }
-    }
-
-    /// The one way a guest ends; doing it twice does no harm.
-    fn clean_up(&mut self) -> io::Result<ExitStatus> {
-        drop(self.leash.take());
-        self.keeper.wait()?;
-        self.guest.wait()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Nobody is left to tell.
-        let _ = self.clean_up();
-    }
-}
-
-/// Copies until either end closes. Our own descriptor is never handed to the guest: were it a
-/// terminal, the guest would set it to raw mode, and a killed guest would leave it so.
-fn pump(
-    mut from: impl io::Read + Send + 'static,
-    mut to: impl Write + Send + 'static,
-) -> JoinHandle<()> {
-    thread::spawn(move || {
-        let mut buffer = [0; 16 * 1024];
-        while let Ok(length @ 1..) = from.read(&mut buffer) {
-            if to
-                .write_all(&buffer[..length])
-                .and_then(|()| to.flush())
-                .is_err()
-            {
-                break;
-            }
-        }
-    })
 }
 
 /// Quoted for any POSIX shell, whatever bytes it holds.
@@ -458,26 +325,6 @@ fn shell_quoted(word: &OsStr) -> Vec<u8> {
     }
     quoted.push(b'\'');
     quoted
-}
-
-fn describe(status: io::Result<ExitStatus>) -> String {
-    match status {
-        Ok(status) => match status.signal() {
-            Some(signal) => format!("linux.uml: signal {signal}"),
-            None => format!("linux.uml: {status}"),
-        },
-        Err(error) => error.to_string(),
-    }
-}
-
-fn tail(console: &str) -> String {
-    let lines: Vec<&str> = console.lines().collect();
-    let from = lines.len().saturating_sub(CONSOLE_TAIL_LINES);
-    lines[from..].iter().fold(String::new(), |mut text, line| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "  | {line}");
-        text
-    })
 }
 
 #[cfg(test)]
@@ -496,13 +343,5 @@ mod tests {
             .unwrap()
             .stdout;
         assert_eq!(String::from_utf8(printed).unwrap(), nasty);
-    }
-
-    #[test]
-    fn a_long_console_is_shown_by_its_end() {
-        let console: String = (0..100).map(|line| format!("line {line}\n")).collect();
-        let shown = tail(&console);
-        assert_eq!(shown.lines().count(), CONSOLE_TAIL_LINES);
-        assert!(shown.ends_with("  | line 99\n"));
     }
 }

@@ -29,6 +29,7 @@ mod namespace;
 mod network;
 mod process;
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -114,7 +115,7 @@ pub struct Lab {
     /// `rs1`, `rs2`, ...
     pub servers: Vec<Host>,
     wire: Namespace,
-    running: Vec<Process>,
+    running: RefCell<Vec<Process>>,
     directory: PathBuf,
 }
 
@@ -144,11 +145,17 @@ impl Lab {
                 .map(|n| host(address::server(n)))
                 .collect(),
             wire: Namespace::named(network::WIRE.to_owned()),
-            running: Vec::new(),
+            running: RefCell::default(),
             directory,
         };
         network::build(&lab).context("building the lab's network")?;
         Ok(lab)
+    }
+
+    /// Where everything of this lab is kept; a file system in memory, emptied by the next lab.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Sends the client's packets for VIPs to this balancer, and back through it what real servers
@@ -176,7 +183,7 @@ impl Lab {
 
     /// Starts a test server on every real server, each answering with its host's name, and waits
     /// until they listen.
-    pub fn serve(&mut self, port: u16) -> Result<()> {
+    pub fn serve(&self, port: u16) -> Result<()> {
         let peer = programs::locate("e2e-peer")?;
         let mut started = Vec::new();
         for host in &self.servers {
@@ -199,7 +206,7 @@ impl Lab {
             })
             .context("starting a test server")?;
         }
-        self.running.extend(started);
+        self.running.borrow_mut().extend(started);
         Ok(())
     }
 
@@ -234,7 +241,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        self.running.clear();
+        self.running.get_mut().clear();
         // The next lab would fail to build, and say so.
         let _ = network::tear_down(self);
     }

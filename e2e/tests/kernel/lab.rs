@@ -2,26 +2,19 @@
 //! When one of these fails, look no further than the lab.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::lab::{Family, Lab, Shape, vip};
-use e2e::peer::{Load, LoadPlan, Protocol, survey};
+use e2e::peer::Protocol;
 
 use crate::runner::Case;
-
-const PORT: u16 = 80;
-const TIMEOUT: Duration = Duration::from_secs(1);
-const SHAPE: Shape = Shape {
-    balancers: 1,
-    servers: 2,
-};
+use crate::steps::{PORT, SMALL, ask, carry, masqueraded, service, start_load};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case {
             name: "lab::every_forwarding_method_carries_tcp_and_udp_over_ipv4_and_ipv6",
-            shape: SHAPE,
+            shape: SMALL,
             run: every_forwarding_method_carries_traffic,
         },
         Case {
@@ -34,14 +27,14 @@ pub(crate) fn cases() -> Vec<Case> {
         },
         Case {
             name: "lab::a_load_notices_a_lost_server_and_a_changed_weight",
-            shape: SHAPE,
+            shape: SMALL,
             run: a_load_notices_a_lost_server_and_a_changed_weight,
         },
     ]
 }
 
 /// One service per method on one virtual address each, two servers in turn behind it.
-fn every_forwarding_method_carries_traffic(lab: &mut Lab) -> Result<()> {
+fn every_forwarding_method_carries_traffic(lab: &Lab) -> Result<()> {
     lab.serve(PORT)?;
     let balancer = &lab.balancers[0];
     for family in [Family::V4, Family::V6] {
@@ -57,10 +50,7 @@ fn every_forwarding_method_carries_traffic(lab: &mut Lab) -> Result<()> {
                     let server = SocketAddr::new(address, PORT);
                     balancer.ipvsadm(&format!("-a {option} {service} -r {server} {method}"))?;
                 }
-                let answers = lab
-                    .client
-                    .namespace
-                    .enter(|| Ok(survey(protocol, service, 6, TIMEOUT)))?;
+                let answers = ask(lab, protocol, service, 6)?;
                 ensure!(
                     answers.from("rs1") == 3 && answers.from("rs2") == 3,
                     "{protocol:?} to {service} by {method}:\n{answers}"
@@ -71,20 +61,16 @@ fn every_forwarding_method_carries_traffic(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-fn the_chosen_balancer_carries_the_traffic(lab: &mut Lab) -> Result<()> {
+fn the_chosen_balancer_carries_the_traffic(lab: &Lab) -> Result<()> {
     lab.serve(PORT)?;
-    let service = SocketAddr::new(vip(Family::V4, 1), PORT);
+    let (service, server) = (service(), masqueraded(&lab.servers[0]));
     for balancer in &lab.balancers {
         balancer.ipvsadm(&format!("-A -t {service} -s rr"))?;
-        let server = SocketAddr::new(lab.servers[0].back(Family::V4), PORT);
         balancer.ipvsadm(&format!("-a -t {service} -r {server} -m"))?;
     }
     for chosen in lab.balancers.iter().rev() {
         lab.route_through(chosen)?;
-        let answers = lab
-            .client
-            .namespace
-            .enter(|| Ok(survey(Protocol::Http, service, 2, TIMEOUT)))?;
+        let answers = ask(lab, Protocol::Http, service, 2)?;
         ensure!(
             answers.from("rs1") == 2,
             "through {}:\n{answers}",
@@ -102,35 +88,16 @@ fn the_chosen_balancer_carries_the_traffic(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-fn a_load_notices_a_lost_server_and_a_changed_weight(lab: &mut Lab) -> Result<()> {
+fn a_load_notices_a_lost_server_and_a_changed_weight(lab: &Lab) -> Result<()> {
     lab.serve(PORT)?;
     let balancer = &lab.balancers[0];
-    let service = SocketAddr::new(vip(Family::V4, 1), PORT);
-    let [one, two] = [0, 1].map(|n: usize| SocketAddr::new(lab.servers[n].front(Family::V4), PORT));
+    let service = service();
+    let [one, two] = [0, 1].map(|n| masqueraded(&lab.servers[n]));
     balancer.ipvsadm(&format!("-A -t {service} -s rr"))?;
-    balancer.ipvsadm(&format!("-a -t {service} -r {one} -g -w 1"))?;
-    balancer.ipvsadm(&format!("-a -t {service} -r {two} -g -w 1"))?;
+    balancer.ipvsadm(&format!("-a -t {service} -r {one} -m -w 1"))?;
+    balancer.ipvsadm(&format!("-a -t {service} -r {two} -m -w 1"))?;
 
-    let plan = LoadPlan {
-        target: service,
-        lasting: 4,
-        pause: Duration::from_millis(2),
-        timeout: Duration::from_millis(200),
-    };
-    let start = |plan: LoadPlan| lab.client.namespace.enter(move || Ok(Load::start(plan)?));
-    let carry = |load: &Load, more: usize| {
-        let goal = load.opened() + more;
-        e2e::poll::eventually(Duration::from_secs(10), || {
-            ensure!(
-                load.opened() >= goal,
-                "{} of {goal} connections opened",
-                load.opened()
-            );
-            Ok(())
-        })
-    };
-
-    let load = start(plan.clone())?;
+    let load = start_load(lab, service)?;
     let watch = balancer.watch_weights()?;
     carry(&load, 20)?;
     let (report, weights) = (load.stop(), watch.stop()?);
@@ -140,10 +107,10 @@ fn a_load_notices_a_lost_server_and_a_changed_weight(lab: &mut Lab) -> Result<()
     );
     ensure!(weights.none(), "nothing changed, but: {weights}");
 
-    let load = start(plan)?;
+    let load = start_load(lab, service)?;
     let watch = balancer.watch_weights()?;
     carry(&load, 5)?;
-    balancer.ipvsadm(&format!("-e -t {service} -r {one} -g -w 2"))?;
+    balancer.ipvsadm(&format!("-e -t {service} -r {one} -m -w 2"))?;
     balancer.ipvsadm(&format!("-d -t {service} -r {two}"))?;
     carry(&load, 10)?;
     let (report, weights) = (load.stop(), watch.stop()?);

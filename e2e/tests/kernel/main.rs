@@ -5,11 +5,27 @@
 //! CPU for all cases, hence one after the other. Build the programs under test first: `cargo
 //! build -p merlin -p meradm`.
 
+mod catalog;
+mod cluster;
+mod drift;
+mod forwarding;
+mod health;
 mod lab;
+mod restart;
 mod runner;
+mod steps;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    runner::main(lab::cases())
+    let cases = [
+        lab::cases(),
+        forwarding::cases(),
+        catalog::cases(),
+        drift::cases(),
+        health::cases(),
+        restart::cases(),
+        cluster::cases(),
+    ];
+    runner::main(cases.into_iter().flatten().collect())
 }
