@@ -75,8 +75,8 @@ pub(crate) struct Del {
 pub(crate) struct Key {
     /// Name of the virtual service
     pub(crate) id: String,
-    /// Address and port of the real server, such as 10.1.0.1:80 or [fd00::1]:80
     #[arg(value_name = "IP:PORT", value_parser = ip_port)]
+    #[arg(help = "Address and port of the real server, such as 10.1.0.1:80 or [fd00::1]:80")]
     pub(crate) at: SocketAddr,
 }
 

@@ -27,8 +27,8 @@ pub(crate) struct Add {
     /// Kind of traffic
     #[arg(value_name = "KIND", ignore_case = true)]
     pub(crate) kind: Kind,
-    /// Address and port, such as 10.0.0.1:80 or [fd00::1]:80; with fwmark: the mark
     #[arg(value_name = "IP:PORT|MARK")]
+    #[arg(help = "Address and port, such as 10.0.0.1:80 or [fd00::1]:80; with fwmark: the mark")]
     pub(crate) target: String,
     /// Family of the marked packets [default: ipv4]
     #[arg(long)]

@@ -1,6 +1,7 @@
 //! `meradm status`.
 
 use merlin_proto::v1::{NodeStatus, StatusResponse};
+use prost_types::Duration;
 
 use super::{aligned, words};
 
@@ -36,6 +37,8 @@ fn row(node: &NodeStatus) -> Vec<String> {
         store.role
     };
     let health = node.health.unwrap_or_default();
+    // Nobody wants the nanoseconds.
+    let uptime = node.uptime.map(|uptime| Duration { nanos: 0, ..uptime });
     let programmed = match node.reconciling {
         true => node.programmed_revision.to_string(),
         false => "off".to_owned(),
@@ -49,7 +52,7 @@ fn row(node: &NodeStatus) -> Vec<String> {
         node.drift.unwrap_or_default().repaired.to_string(),
         format!("{}/{}/{}", health.up, health.down, health.unknown),
         node.version.clone(),
-        words::duration(node.uptime.as_ref()),
+        words::duration(uptime.as_ref()),
     ]
 }
 

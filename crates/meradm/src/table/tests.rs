@@ -181,7 +181,10 @@ fn the_state_of_all_nodes() {
         name: "lb1".into(),
         id: 1,
         version: "0.3.0".into(),
-        uptime: seconds(3723),
+        uptime: Some(Duration {
+            seconds: 3723,
+            nanos: 4,
+        }),
         store: Some(Store {
             backend: "raft".into(),
             available: true,
