@@ -71,7 +71,7 @@ impl Dice {
     }
 
     fn service(&mut self, key: &Key) -> Service {
-        let scheduler = match self.roll() % 32 {
+        let scheduler = match self.roll() % 128 {
             // Rarely: the kernel looks for a module every time.
             0 => "twos",
             1 => "bogus",
@@ -85,9 +85,9 @@ impl Dice {
                 Family::Ipv4 => self.pick(&[32, 24, 0]),
                 Family::Ipv6 => self.pick(&[128, 64, 0, 129]),
             },
-            engine: match self.roll() % 32 {
+            engine: match self.roll() % 128 {
                 0 => Some("bogus".to_owned()),
-                1..5 => Some("sip".to_owned()),
+                1..16 => Some("sip".to_owned()),
                 _ => None,
             },
         }

@@ -22,8 +22,8 @@ use crate::wire::{Answer, Malformed, Message, Request, controller};
 /// The kernel cuts a dump into pieces as large as the reader's buffer, up to this.
 const LARGEST_DATAGRAM: usize = 32 * 1024;
 
-/// Asked for, doubled by the kernel and cut to what `net.core.rmem_max` allows; the usual limit
-/// is room for 550 answers, with twice the requests of a batch.
+/// Bytes asked for; the kernel cuts them to `net.core.rmem_max` and doubles what is left. With its
+/// usual limit that is room for 550 answers, twice what a batch can have.
 const RECEIVE_BUFFER: usize = 512 * 1024;
 
 pub(super) struct Link {
@@ -126,20 +126,18 @@ impl Link {
             return Ok(Vec::new());
         }
         self.outgoing.clear();
-        let mut first = None;
+        let first = self.sequence.wrapping_add(1);
         for (index, request) in requests.enumerate() {
-            let sequence = self.next_sequence();
-            first.get_or_insert(sequence);
             let last = index + 1 == length;
             let header = Header {
                 family: self.family,
                 flags: flags::REQUEST | if last { flags::ACK } else { 0 },
-                sequence,
+                sequence: self.next_sequence(),
             };
             request.encode(header, &mut self.outgoing);
         }
         self.send()?;
-        let mut batch = Batch::new(first.unwrap_or_default(), length);
+        let mut batch = Batch::new(first, length);
         while !batch.is_complete() {
             let length = self.receive_datagram()?;
             batch.take(&self.incoming[..length])?;
@@ -189,22 +187,25 @@ impl Link {
 
     fn send(&self) -> Result<(), LinkError> {
         let sent = self.socket.send(&self.outgoing, Msg::empty());
-        match sent.map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)) {
-            Ok(_) => Ok(()),
-            Err((Some(Errno::EMSGSIZE), _)) => Err(LinkError::TooLong),
-            Err((_, error)) => Err(LinkError::Io(error)),
-        }
+        sent.map(drop).map_err(|error| match errno(&error) {
+            Some(Errno::EMSGSIZE) => LinkError::TooLong,
+            _ => LinkError::Io(error),
+        })
     }
 
     fn receive_datagram(&mut self) -> Result<usize, LinkError> {
         let received = self.socket.recv(&mut self.incoming, Msg::empty());
-        match received.map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)) {
-            Ok((length, _)) => Ok(length),
-            Err((Some(Errno::ENOBUFS), _)) => Err(LinkError::Lost),
-            Err((Some(Errno::EAGAIN), _)) => Err(LinkError::Unanswered),
-            Err((_, error)) => Err(LinkError::Io(error)),
-        }
+        let received = received.map(|(length, _groups)| length);
+        received.map_err(|error| match errno(&error) {
+            Some(Errno::ENOBUFS) => LinkError::Lost,
+            Some(Errno::EAGAIN) => LinkError::Unanswered,
+            _ => LinkError::Io(error),
+        })
     }
+}
+
+fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw)
 }
 
 fn open_error(error: LinkError) -> OpenError {

@@ -67,8 +67,22 @@ impl Kernel {
         request: &Request<'_>,
         take: impl FnMut(Message<'_>) -> Result<(), Malformed>,
     ) -> Result<Quality, DataplaneError> {
-        let asked = self.link()?.ask(request, take);
+        let asked = self.try_ask(request, take)?;
         asked.map_err(|error| self.failed(call, error))
+    }
+
+    fn try_ask(
+        &mut self,
+        request: &Request<'_>,
+        mut take: impl FnMut(Message<'_>) -> Result<(), Malformed>,
+    ) -> Result<Result<Quality, LinkError>, OpenError> {
+        let asked = self.link()?.ask(request, &mut take);
+        if !matches!(asked, Err(LinkError::Refused(Errno::ENOENT))) {
+            return Ok(asked);
+        }
+        // An empty IPVS can be unloaded, and has another number when it is loaded again.
+        self.link = None;
+        Ok(self.link()?.ask(request, take))
     }
 
     fn link(&mut self) -> Result<&mut Link, OpenError> {
@@ -80,18 +94,13 @@ impl Kernel {
 
     /// Puts an error into the caller's words, and the link away if it cannot be used again.
     fn failed(&mut self, call: Call, error: LinkError) -> DataplaneError {
+        if !matches!(error, LinkError::Refused(_)) {
+            self.link = None;
+        }
         let refused = |errno: Errno| DataplaneError::Refused {
             call,
             source: errno.into(),
         };
-        if let LinkError::Refused(errno) = error {
-            // An empty IPVS can be unloaded, and be another family when it is loaded again.
-            if errno == Errno::ENOENT {
-                self.link = None;
-            }
-            return refused(errno);
-        }
-        self.link = None;
         match error {
             LinkError::Refused(errno) => refused(errno),
             LinkError::TooLong => refused(Errno::EMSGSIZE),
@@ -182,11 +191,11 @@ impl Kernel {
     /// One service with its destinations.
     fn one(&mut self, key: &Key) -> Result<Option<LiveService>, DataplaneError> {
         let mut found = None;
-        let asked = self.link()?.ask(&Request::GetService(key), |message| {
+        let asked = self.try_ask(&Request::GetService(key), |message| {
             found = Some(live(message.service()?).1);
             Ok(())
         });
-        match asked {
+        match asked? {
             Ok(_) => {}
             Err(LinkError::Refused(Errno::ESRCH)) => return Ok(None),
             Err(error) => return Err(self.failed(Call::Read, error)),
