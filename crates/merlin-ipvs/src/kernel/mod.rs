@@ -95,6 +95,7 @@ impl Kernel {
     /// Puts an error into the caller's words, and the link away if it cannot be used again.
     fn failed(&mut self, call: Call, error: LinkError) -> DataplaneError {
         if !matches!(error, LinkError::Refused(_)) {
+            tracing::debug!(%call, ?error, "giving up the netlink socket");
             self.link = None;
         }
         let refused = |errno: Errno| DataplaneError::Refused {
