@@ -2,11 +2,12 @@
 //!
 //! `cargo test -p e2e --test kernel [FILTER]` boots one user-mode-Linux guest and runs this same
 //! executable in it, where every case gets a network of namespaces of its own. One boot and one
-//! CPU for all cases, hence one after the other. Build the programs under test first: `cargo
-//! build -p merlin -p meradm`.
+//! CPU for all cases, hence one after the other. What they drive must have been built:
+//! `cargo build --workspace --bins --examples`.
 
 mod catalog;
 mod cluster;
+mod dataplane;
 mod drift;
 mod forwarding;
 mod health;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cases = [
         lab::cases(),
+        dataplane::cases(),
         forwarding::cases(),
         catalog::cases(),
         drift::cases(),
