@@ -8,7 +8,9 @@ use merlin_model::Timestamp;
 use merlin_proto::log;
 
 use crate::codec::DecodeError;
-use crate::identity::{ClusterId, EnrollmentAnswer, EnrollmentCommand, EnrollmentState};
+use crate::identity::{
+    Ca, CaError, ClusterId, EnrollmentAnswer, EnrollmentCommand, EnrollmentState,
+};
 
 /// Which cluster this is, and by which authority its nodes know each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +69,12 @@ impl ClusterState {
                 ClusterAnswer::Enrollment(self.enrollment.apply(command.at, change))
             }
         }
+    }
+}
+
+impl Founding {
+    pub(crate) fn authority(&self) -> Result<Ca, CaError> {
+        Ca::load(&self.ca.certificate, &self.ca.key)
     }
 }
 

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::ClusterId;
+use crate::identity::{ClusterId, PeerName};
 use crate::typ::NodeId;
 
 const FORMAT: u32 = 1;
@@ -29,6 +29,15 @@ pub(crate) struct NodeFile {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) incarnation: u64,
+}
+
+impl NodeFile {
+    pub(crate) fn name(&self) -> PeerName {
+        PeerName {
+            cluster: self.cluster,
+            node: self.node,
+        }
+    }
 }
 
 /// Why the data directory cannot be used. It is as it was.
@@ -165,6 +174,37 @@ impl DataDir {
             Err(source) => return Err(DataDirError::io("read", &path, source)),
         };
         parse(&bytes, path).map(Some)
+    }
+
+    /// Moves everything that makes this a node's directory to a directory in it; none when there is
+    /// nothing to move. The name goes first: without it no start takes the rest for a node's.
+    pub(crate) fn set_aside(&self, to: &str) -> Result<Option<PathBuf>, DataDirError> {
+        let aside = self.path.join(to);
+        let mut moved = None;
+        for part in [NODE_FILE, "log", "snapshots", "identity/node.pem"] {
+            let part = self.path.join(part);
+            let Some(name) = part.file_name().filter(|_| part.exists()) else {
+                continue;
+            };
+            let failed = |source| DataDirError::io("move aside", &part, source);
+            if moved.is_none() {
+                DirBuilder::new()
+                    .mode(0o700)
+                    .create(&aside)
+                    .map_err(failed)?;
+            }
+            fs::rename(&part, aside.join(name)).map_err(failed)?;
+            File::open(&self.path)
+                .and_then(|dir| dir.sync_all())
+                .map_err(failed)?;
+            moved = Some(aside.clone());
+        }
+        Ok(moved)
+    }
+
+    /// Removes what [`DataDir::set_aside`] moved, of a node that had done nothing yet.
+    pub(crate) fn remove_aside(&self, aside: &Path) -> Result<(), DataDirError> {
+        fs::remove_dir_all(aside).map_err(|source| DataDirError::io("remove", aside, source))
     }
 
     /// Makes the directory this node's. The file is there whole or not at all.

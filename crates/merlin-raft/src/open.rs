@@ -27,8 +27,8 @@ use crate::config::{Config, InvalidTimers, Timers};
 use crate::consensus::Consensus;
 use crate::datadir::{DataDir, DataDirError, NodeFile};
 use crate::identity::{
-    Ca, ClusterId, IdentityDir, IdentityError, IdentityStoreError, NodeIdentity, PeerName, PeerTls,
-    TlsError,
+    Ca, ClusterId, Enrollment, IdentityDir, IdentityError, IdentityStoreError, NodeIdentity,
+    PeerName, PeerTls, TlsError,
 };
 use crate::keeper::Keeper;
 use crate::log::LogStore;
@@ -37,6 +37,7 @@ use crate::peers::route::Me;
 use crate::peers::{Dial, Peers};
 use crate::proposer::{Proposer, now};
 use crate::reads::ReadIndex;
+use crate::renewal::Renewal;
 use crate::snapshot::{SnapshotError, Snapshots};
 use crate::state::{State, StateMachine};
 use crate::store::{Inner, RaftStore};
@@ -68,8 +69,19 @@ pub enum OpenError {
     Certificate(#[from] IdentityError),
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error("this node has no certificate, and the authority that could sign one is not known")]
+    #[error(
+        "this node has no certificate, and the authority that could sign one is not known: if it \
+         was joining a cluster, run the same `merlin cluster join` again"
+    )]
     NoAuthority,
+    #[error(
+        "the data directory is {node}'s, the certificate in it {certificate}'s: restore it from a \
+         backup, or move it away and join the cluster as a new node"
+    )]
+    OtherIdentity {
+        node: PeerName,
+        certificate: PeerName,
+    },
     #[error("cannot listen for other nodes on {addr}")]
     Listen {
         addr: std::net::SocketAddr,
@@ -100,26 +112,54 @@ impl RaftStore {
         })?;
         let identity_dir = IdentityDir::open(disk.dir.identity())?;
         let dial = Arc::new(TlsDial::default());
+        let node = disk.node;
         if let Some(identity) = identity_dir.load()? {
+            check_name(node.name(), identity.name())?;
             dial.set(PeerTls::new(identity)?);
         }
-        let node = disk.node;
         let store = Self::assemble(disk, config.timers, Arc::clone(&dial) as _).await?;
         let this = MerlinNode {
             name: config.node_name,
             addr: config.advertise,
         };
-        store.found(node, this, config.timers).await?;
+        let introduced = async {
+            store.found(node, this, config.timers).await?;
+            store.introduce(node, identity_dir, &dial)
+        };
+        match introduced.await {
+            Ok(tls) => {
+                store.serve(tls.incoming(listener));
+                Ok(store)
+            }
+            Err(error) => {
+                // Consensus runs already, and would keep the files.
+                store.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Sees to it that this node has a certificate to show, and goes on having one.
+    fn introduce(
+        &self,
+        node: NodeFile,
+        dir: IdentityDir,
+        dial: &TlsDial,
+    ) -> Result<PeerTls, OpenError> {
         let tls = match dial.tls.get() {
             Some(tls) => tls.clone(),
             None => {
-                let tls = PeerTls::new(store.certify(node, &identity_dir)?)?;
+                let tls = PeerTls::new(self.certify(node, &dir)?)?;
                 dial.set(tls.clone());
                 tls
             }
         };
-        store.serve(tls.incoming(listener));
-        Ok(store)
+        self.keep_certified(Renewal {
+            tls: tls.clone(),
+            dir,
+            cluster: self.inner.views.cluster.clone(),
+        });
+        Ok(tls)
     }
 
     /// Puts the parts together and starts them, except for listening.
@@ -164,6 +204,7 @@ impl RaftStore {
                 views,
                 peers,
                 answerer: Arc::default(),
+                renewal: OnceLock::new(),
                 log: disk.log,
                 tasks,
                 stop,
@@ -181,6 +222,7 @@ impl RaftStore {
         let stop = self.inner.stop.clone();
         let server = Server::builder()
             .add_service(self.peer_service().server())
+            .add_service(Enrollment::new(self.registry(), now).into_service())
             .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
         self.inner.tasks.spawn(async move {
             if let Err(error) = server.await {
@@ -229,15 +271,28 @@ impl RaftStore {
     fn certify(&self, node: NodeFile, dir: &IdentityDir) -> Result<NodeIdentity, OpenError> {
         let cluster = Arc::clone(&self.inner.views.cluster.borrow());
         let founding = cluster.founding.as_ref().ok_or(OpenError::NoAuthority)?;
-        let AuthorityKeys { certificate, key } = &founding.ca;
-        let ca = Ca::load(certificate, key).map_err(IdentityError::from)?;
-        let name = PeerName {
-            cluster: node.cluster,
-            node: node.node,
-        };
-        let identity = NodeIdentity::found(&ca, name, now())?;
+        let ca = founding.authority().map_err(IdentityError::from)?;
+        let identity = NodeIdentity::found(&ca, node.name(), now())?;
         dir.save(&identity)?;
         Ok(identity)
+    }
+
+    /// Renews the certificate as long as the store runs, beginning before it is first shown.
+    fn keep_certified(&self, renewal: Renewal) {
+        renewal.renew_if_due();
+        let (inner, stop) = (&self.inner, self.inner.stop.clone());
+        let renewing = renewal.clone().run();
+        inner.tasks.spawn(stop.run_until_cancelled_owned(renewing));
+        // Set here only.
+        let _ = inner.renewal.set(renewal);
+    }
+}
+
+fn check_name(node: PeerName, certificate: PeerName) -> Result<(), OpenError> {
+    if node == certificate {
+        Ok(())
+    } else {
+        Err(OpenError::OtherIdentity { node, certificate })
     }
 }
 

@@ -7,12 +7,13 @@
 use std::time::Duration;
 
 use merlin_model::store::ReadError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::consensus::{Consensus, Leadership};
 use crate::peers::Peers;
 use crate::proposer::Origin;
+use crate::typ::LogId;
 
 /// Reads that wait for the next confirmation. When it is full, readers wait, which their deadline
 /// ends.
@@ -49,6 +50,22 @@ impl ReadIndex {
         sent.map_err(|_| stopping())?;
         let position = position.await.map_err(|_| stopping())?;
         position.map_err(|reason| unavailable(&reason))
+    }
+
+    /// Waits until everything is applied here that was acknowledged anywhere before.
+    pub(crate) async fn catch_up(
+        &self,
+        applied: &watch::Receiver<Option<LogId>>,
+    ) -> Result<(), ReadError> {
+        let position = self.confirm(Origin::Here).await?;
+        let mut applied = applied.clone();
+        let reached = applied.wait_for(|applied| applied.is_some_and(|at| at.index >= position));
+        match reached.await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(ReadError::Unavailable {
+                reason: "the store has stopped".into(),
+            }),
+        }
     }
 }
 

@@ -6,23 +6,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use merlin_model::store::{Consistency, ProposeError, ReadError};
-use merlin_model::{Catalog, Command, EventRing, Reply};
+use merlin_model::{Catalog, Command, EventRing, Reply, Timestamp};
 use openraft::error::Fatal;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cluster::{ClusterAnswer, ClusterChange};
 use crate::consensus::{Consensus, Leadership};
 use crate::datadir::DataDir;
-use crate::identity::{ClusterId, EnrollmentAnswer, EnrollmentCommand, EnrollmentState};
+use crate::identity::{ClusterId, EnrollmentAnswer, EnrollmentCommand, EnrollmentState, Token};
 use crate::log::LogStore;
 use crate::peers::route::Me;
 use crate::peers::service::{Answerer, PeerService};
 use crate::peers::{Peers, Target};
-use crate::proposer::{Origin, Proposer, unavailable, unknown};
+use crate::proposer::{Origin, Proposer, unavailable};
 use crate::reads::ReadIndex;
+use crate::registry::{NewToken, Registry};
+use crate::renewal::{RenewError, Renewal};
 use crate::state::Views;
 use crate::status::Status;
 use crate::typ::NodeId;
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     pub(crate) reads: ReadIndex,
     pub(crate) peers: Peers,
     pub(crate) answerer: Arc<OnceLock<Answerer>>,
+    pub(crate) renewal: OnceLock<Renewal>,
     pub(crate) log: LogStore,
     /// What runs until the store is shut down.
     pub(crate) tasks: TaskTracker,
@@ -116,23 +118,17 @@ impl RaftStore {
         timeout: Duration,
     ) -> Result<EnrollmentAnswer, ProposeError> {
         let deadline = Instant::now() + timeout;
-        let change = ClusterChange::Enrollment(command);
-        let decided = match self.inner.consensus.leadership() {
-            Leadership::Leading => {
-                let written = self.inner.consensus.write_cluster(change);
-                let late = |_| unknown("no quorum confirmed the command in time");
-                timeout_at(deadline, written).await.map_err(late)?
-            }
-            Leadership::Following(leader) => {
-                let peers = &self.inner.peers;
-                peers.forward_cluster(&leader, change, deadline).await
-            }
-            Leadership::None { reason } => Err(unavailable(reason)),
-        };
-        match decided? {
-            ClusterAnswer::Enrollment(answer) => Ok(answer),
-            ClusterAnswer::Founded(_) => Err(unknown("the answer does not match the command")),
-        }
+        self.registry().decide(command, deadline).await
+    }
+
+    /// Makes a join token. It is shown here once; the cluster keeps only what recognises it.
+    pub async fn create_token(
+        &self,
+        token: NewToken,
+        timeout: Duration,
+    ) -> Result<Token, ProposeError> {
+        let deadline = Instant::now() + timeout;
+        self.registry().create_token(token, deadline).await
     }
 
     /// Join tokens and enrolled nodes as this node has applied them.
@@ -148,23 +144,11 @@ impl RaftStore {
     ) -> Result<Arc<Catalog>, ReadError> {
         if consistency == Consistency::Linearizable {
             let deadline = Instant::now() + timeout;
-            let caught_up = timeout_at(deadline, self.catch_up());
+            let caught_up = self.inner.reads.catch_up(&self.inner.views.applied);
+            let caught_up = timeout_at(deadline, caught_up);
             caught_up.await.map_err(|_| ReadError::Timeout(timeout))??;
         }
         Ok(Arc::clone(&self.inner.views.catalog.borrow()))
-    }
-
-    /// Waits until everything is applied here that was acknowledged anywhere before.
-    async fn catch_up(&self) -> Result<(), ReadError> {
-        let position = self.inner.reads.confirm(Origin::Here).await?;
-        let mut applied = self.inner.views.applied.clone();
-        let reached = applied.wait_for(|applied| applied.is_some_and(|at| at.index >= position));
-        match reached.await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(ReadError::Unavailable {
-                reason: "the store has stopped".into(),
-            }),
-        }
     }
 
     /// Asks the daemon of another node something. The encoding is the daemons' own.
@@ -243,6 +227,27 @@ impl RaftStore {
         let log = self.inner.log.clone();
         // Fails only with the runtime, and then the process ends anyway.
         let _ = tokio::task::spawn_blocking(move || log.close()).await;
+    }
+
+    /// When the certificate ends that this node shows the others; none before it has one.
+    pub fn certificate_expires(&self) -> Option<Timestamp> {
+        self.inner.renewal.get().map(Renewal::expires)
+    }
+
+    /// Gives this node a new certificate ahead of time. It does so by itself when the time comes.
+    pub fn renew_certificate(&self) -> Result<Timestamp, RenewError> {
+        let renewal = self.inner.renewal.get();
+        renewal.ok_or(RenewError::NoAuthority)?.renew()
+    }
+
+    pub(crate) fn registry(&self) -> Registry {
+        Registry {
+            me: self.inner.me,
+            consensus: self.inner.consensus.clone(),
+            peers: self.inner.peers.clone(),
+            reads: self.inner.reads.clone(),
+            views: self.inner.views.clone(),
+        }
     }
 
     pub(crate) fn peer_service(&self) -> PeerService {

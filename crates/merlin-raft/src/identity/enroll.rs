@@ -178,9 +178,9 @@ fn request(token: &Token, applicant: &Applicant) -> Result<EnrollRequest, Enroll
         .signing_request()
         .map_err(EnrollError::Request)?;
     Ok(EnrollRequest {
-        token_id: token.id.0.to_vec().into(),
-        token_secret: token.secret.0.to_vec().into(),
-        csr: csr.to_vec().into(),
+        token_id: token.id.0.to_vec(),
+        token_secret: token.secret.0.to_vec(),
+        csr: csr.to_vec(),
         node_name: applicant.name.clone(),
         advertise_addr: applicant.advertise.to_string(),
         protocol: PROTOCOL,

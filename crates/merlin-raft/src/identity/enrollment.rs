@@ -109,8 +109,8 @@ impl<R: Registrar> Enrollment<R> {
             cluster_id: welcome.cluster.to_string(),
             incarnation: welcome.incarnation,
             node_id: node,
-            certificate: certificate.to_vec().into(),
-            ca_certificate: welcome.ca.certificate().to_vec().into(),
+            certificate: certificate.to_vec(),
+            ca_certificate: welcome.ca.certificate().to_vec(),
             members: welcome.members.into_iter().map(Into::into).collect(),
             voter: role == Role::Voter,
         })
@@ -137,8 +137,6 @@ impl<R> fmt::Debug for Enrollment<R> {
     }
 }
 
-// The error is what a gRPC handler answers, as it is.
-#[expect(clippy::result_large_err)]
 fn parse(request: EnrollRequest) -> Result<(Redemption, SigningRequest), Status> {
     if request.protocol != PROTOCOL {
         return Err(Status::failed_precondition(format!(

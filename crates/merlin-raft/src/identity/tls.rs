@@ -433,8 +433,6 @@ impl AsyncWrite for PeerStream {
 }
 
 /// Lets a call pass only if its connection belongs to the node it claims to come from.
-// The refusal is what a gRPC handler answers, as it is.
-#[expect(clippy::result_large_err)]
 pub fn verify_peer<T>(request: &Request<T>, claimed: PeerName) -> Result<(), Status> {
     let connection = request.extensions().get::<PeerConnection>();
     match connection.and_then(|connection| connection.peer) {

@@ -430,8 +430,8 @@ fn an_answer_is_trusted_no_further_than_the_token() {
     };
     let answer = |ca: &Ca, key: &NodeKey, name: PeerName, node_id| EnrollResponse {
         node_id,
-        certificate: ca.sign_own(key, name, now()).unwrap().to_vec().into(),
-        ca_certificate: ca.certificate().to_vec().into(),
+        certificate: ca.sign_own(key, name, now()).unwrap().to_vec(),
+        ca_certificate: ca.certificate().to_vec(),
         ..EnrollResponse::default()
     };
     let accept = |response| accept(response, &token, &applicant);

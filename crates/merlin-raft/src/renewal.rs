@@ -1,0 +1,84 @@
+//! Keeps the node's certificate good.
+//!
+//! Every member holds the authority's key, so a node renews its own certificate and needs nobody
+//! for it: not even after a sleep so long that the others refuse the old one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use merlin_model::Timestamp;
+use tokio::sync::watch;
+
+use crate::cluster::ClusterState;
+use crate::identity::{CaError, IdentityDir, IdentityError, IdentityStoreError, PeerTls, TlsError};
+use crate::proposer::now;
+
+/// Between two looks at the clock. A certificate is renewed a month before it ends.
+const LOOK_EVERY: Duration = Duration::from_secs(3600);
+
+/// Why a certificate is not renewed. The one before stays in use.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    #[error("this node does not know the cluster's authority yet")]
+    NoAuthority,
+    #[error("the cluster's authority cannot be used")]
+    Authority(#[from] CaError),
+    #[error("no new certificate could be made")]
+    Certificate(#[from] IdentityError),
+    #[error(transparent)]
+    Store(#[from] IdentityStoreError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Renews the certificate that the node's connections are made with.
+#[derive(Clone, Debug)]
+pub(crate) struct Renewal {
+    pub(crate) tls: PeerTls,
+    pub(crate) dir: IdentityDir,
+    pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
+}
+
+impl Renewal {
+    pub(crate) fn expires(&self) -> Timestamp {
+        self.tls.identity().expires()
+    }
+
+    /// Signs a new certificate for the same key, now. Connections that exist stay as they are.
+    pub(crate) fn renew(&self) -> Result<Timestamp, RenewError> {
+        let ca = {
+            let cluster = self.cluster.borrow();
+            let founding = cluster.founding.as_ref().ok_or(RenewError::NoAuthority)?;
+            founding.authority()?
+        };
+        let renewed = self.tls.identity().renewed(&ca, now())?;
+        let expires = renewed.expires();
+        self.dir.save(&renewed)?;
+        self.tls.replace(renewed)?;
+        tracing::info!(expires = expires.0, "renewed this node's certificate");
+        Ok(expires)
+    }
+
+    /// Renews when it is time to. A node that does not know the authority yet tries again when it
+    /// has learned more about the cluster.
+    pub(crate) fn renew_if_due(&self) {
+        if now() >= self.tls.identity().renewal_due()
+            && let Err(error) = self.renew()
+        {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "this node's certificate could not be renewed");
+        }
+    }
+
+    /// Ends when the store does.
+    pub(crate) async fn run(mut self) {
+        loop {
+            tokio::select! {
+                // Both cancel safe: each only says that it is time to look.
+                changed = self.cluster.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            self.renew_if_due();
+        }
+    }
+}
