@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "types.proto",
+    "merlin/v1/cluster.proto",
     "merlin/v1/node.proto",
     "merlin/log/v1/enrollment.proto",
     "merlin/log/v1/log.proto",

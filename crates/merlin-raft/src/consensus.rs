@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use merlin_model::store::ProposeError;
 use openraft::ServerState;
-use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
+use openraft::error::{CheckIsLeaderError, ClientWriteError, Fatal, RaftError};
 
 use crate::cluster::{ClusterAnswer, ClusterChange, ClusterCommand};
 use crate::peers::Target;
@@ -24,7 +24,6 @@ pub(crate) enum Leadership {
 #[derive(Clone)]
 pub(crate) struct Consensus {
     pub(crate) raft: Raft,
-    /// For how long a leader may hear nothing from a quorum.
     isolation: Duration,
 }
 
@@ -39,6 +38,30 @@ impl Consensus {
 
     pub(crate) fn leadership_in(&self, metrics: &Metrics) -> Leadership {
         leadership(metrics, self.isolation)
+    }
+
+    /// Ready when this node takes another one for the leader.
+    pub(crate) async fn another_leads(&self, than: NodeId) {
+        let mut metrics = self.raft.server_metrics();
+        let another = metrics.wait_for(|metrics| metrics.current_leader.is_some_and(|id| id != than));
+        if another.await.is_err() {
+            // Consensus has ended, so nobody will.
+            std::future::pending().await
+        }
+    }
+
+    /// For how long a leader may hear nothing from a quorum.
+    pub(crate) fn isolation(&self) -> Duration {
+        self.isolation
+    }
+
+    /// Whether this node leads others, and no quorum has answered it within this time.
+    pub(crate) fn leads_unheard(&self, within: Duration) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.state == ServerState::Leader
+            && !alone(&metrics)
+            && quiet(&metrics).is_none_or(|quiet| quiet > within)
     }
 
     /// Puts one entry into the log and waits until it is applied here. On any error but
@@ -86,20 +109,21 @@ impl Consensus {
 
 fn leadership(metrics: &Metrics, isolation: Duration) -> Leadership {
     let none = |reason: String| Leadership::None { reason };
-    if let Err(error) = &metrics.running_state {
-        return none(format!("the store has failed: {error}"));
+    match &metrics.running_state {
+        Ok(()) => {}
+        Err(Fatal::Stopped) => return none("the store is shutting down".into()),
+        Err(error) => return none(format!("the store has failed: {error}")),
     }
     match (metrics.state, metrics.current_leader) {
-        (ServerState::Leader, _) => {
-            let quiet = metrics.millis_since_quorum_ack.map(Duration::from_millis);
-            match quiet {
-                Some(quiet) if quiet > isolation => none(format!(
-                    "this node leads, but has not heard from a quorum for {} s",
-                    quiet.as_secs()
-                )),
-                _ => Leadership::Leading,
-            }
-        }
+        (ServerState::Leader, _) if alone(metrics) => Leadership::Leading,
+        (ServerState::Leader, _) => match quiet(metrics) {
+            Some(quiet) if quiet <= isolation => Leadership::Leading,
+            Some(quiet) => none(format!(
+                "this node leads, but has not heard from a quorum for {} s",
+                quiet.as_secs()
+            )),
+            None => none("this node leads, but no quorum has confirmed it yet".into()),
+        },
         (_, Some(leader)) if leader != metrics.id => {
             match metrics.membership_config.membership().get_node(&leader) {
                 Some(node) => Leadership::Following(Target::new(leader, node)),
@@ -110,6 +134,17 @@ fn leadership(metrics: &Metrics, isolation: Duration) -> Leadership {
         }
         _ => none("the cluster has no leader at the moment".into()),
     }
+}
+
+/// How long ago a leader last heard from a quorum.
+fn quiet(metrics: &Metrics) -> Option<Duration> {
+    metrics.millis_since_quorum_ack.map(Duration::from_millis)
+}
+
+/// Whether this node is a quorum by itself.
+fn alone(metrics: &Metrics) -> bool {
+    let mut voters = metrics.membership_config.membership().voter_ids();
+    voters.all(|voter| voter == metrics.id)
 }
 
 impl std::fmt::Debug for Consensus {

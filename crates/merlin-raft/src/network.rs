@@ -8,6 +8,7 @@ use openraft::error::{
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 
+use crate::aside::Silence;
 use crate::peers::wire::{AppendAnswer, AppendRequest};
 use crate::peers::{CallError, Peers, Target};
 use crate::typ::{MerlinNode, NodeId, Snapshot, TypeConfig, Vote};
@@ -21,6 +22,8 @@ type RpcError = RPCError<NodeId, MerlinNode, RaftError<NodeId>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     pub(crate) peers: Peers,
+    /// While it is kept, nothing is sent that only a leader sends.
+    pub(crate) silence: Silence,
     /// How long to leave a node alone that could not be reached.
     pub(crate) pause: Duration,
 }
@@ -30,6 +33,7 @@ pub(crate) struct Network {
 pub(crate) struct Connection {
     peers: Peers,
     target: Target,
+    silence: Silence,
     pause: Duration,
 }
 
@@ -41,6 +45,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         Connection {
             peers: self.peers.clone(),
             target: Target::new(target, node),
+            silence: self.silence.clone(),
             pause: self.pause,
         }
     }
@@ -52,6 +57,9 @@ impl RaftNetwork<TypeConfig> for Connection {
         mut rpc: AppendRequest,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
+        if self.silence.is_kept() {
+            return Err(Unreachable::new(&SteppedAside).into());
+        }
         let last = shorten(&mut rpc);
         let answer = self
             .peers
@@ -81,6 +89,9 @@ impl RaftNetwork<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, Fatal<NodeId>>> {
+        if self.silence.is_kept() {
+            return Err(Unreachable::new(&SteppedAside).into());
+        }
         let data = *snapshot.snapshot;
         let sent = self
             .peers
@@ -98,6 +109,10 @@ impl RaftNetwork<TypeConfig> for Connection {
         Backoff::new(std::iter::repeat(self.pause))
     }
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("this node has stepped aside")]
+struct SteppedAside;
 
 /// Takes entries away until the rest fits into a message, and gives the last of those that stay.
 fn shorten(rpc: &mut AppendRequest) -> Option<crate::typ::LogId> {

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server};
 
+use crate::aside::{self, Silence};
 use crate::cluster::{AuthorityKeys, ClusterChange, Founding};
 use crate::config::{Config, InvalidTimers, Timers};
 use crate::consensus::Consensus;
@@ -179,8 +180,10 @@ impl RaftStore {
             node,
         };
         let peers = Peers::new(me, dial, timers.election_max);
+        let silence = Silence::default();
         let network = Network {
             peers: peers.clone(),
+            silence: silence.clone(),
             pause: timers.heartbeat,
         };
         let (machine, views) = StateMachine::new(disk.state, disk.snapshots);
@@ -194,7 +197,9 @@ impl RaftStore {
             pause: timers.election_min,
         };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let aside = aside::run(consensus.clone(), silence, timers.election_min);
         tasks.spawn(stop.clone().run_until_cancelled_owned(keeper.run()));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(aside));
         Ok(Self {
             inner: Arc::new(Inner {
                 me,

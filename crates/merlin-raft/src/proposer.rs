@@ -197,10 +197,18 @@ impl Batcher {
                     return;
                 };
                 let commands = batch.iter().map(|waiting| waiting.command.clone());
-                let decisions = self
-                    .peers
-                    .forward_commands(&leader, commands.collect(), deadline);
-                answer(batch, decisions.await);
+                let expected = batch.len();
+                let forwarded =
+                    self.peers
+                        .forward_commands(&leader, commands.collect(), deadline);
+                let decisions = tokio::select! {
+                    decisions = forwarded => decisions,
+                    // The old leader may be unreachable for long, and its answer worth nothing.
+                    () = self.consensus.another_leads(leader.id) => {
+                        same(&unknown(format!("{leader} lost the leadership meanwhile")), expected)
+                    }
+                };
+                answer(batch, decisions);
             }
             Leadership::None { reason } => refuse(batch, &reason),
         }

@@ -290,4 +290,6 @@ async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> 
 }
 
 #[cfg(test)]
+mod suite;
+#[cfg(test)]
 pub(crate) mod tests;

@@ -256,8 +256,16 @@ impl RaftStore {
             consensus: self.inner.consensus.clone(),
             proposer: self.inner.proposer.clone(),
             reads: self.inner.reads.clone(),
+            cluster: self.inner.views.cluster.clone(),
             answerer: Arc::clone(&self.inner.answerer),
         }
+    }
+}
+
+impl Drop for Inner {
+    /// A store that is forgotten instead of shut down does not go on by itself.
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 

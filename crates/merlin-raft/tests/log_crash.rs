@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 #[path = "../examples/support/load.rs"]
+#[expect(dead_code, reason = "reporting is for the examples")]
 mod load;
 
 /// Names the directory to the writer, which is this binary once more.

@@ -116,6 +116,11 @@ impl Reconciler {
 
     /// Runs until shutdown. The table stays as it is then.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        // What came to be known between making this and running it.
+        let catalog = Arc::clone(&self.catalog.borrow_and_update());
+        self.agenda.set_catalog(catalog);
+        let health = self.health.borrow_and_update().clone();
+        self.agenda.set_health(health);
         while !shutdown.is_cancelled() {
             self.publish_revisions();
             match self.agenda.next(now()) {

@@ -8,28 +8,28 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
+use crate::cluster::ClusterArgs;
+
 /// Keeps this host's IPVS table as the cluster's catalog says.
 ///
 /// Without a command it runs the daemon: with an empty data directory it makes itself a cluster of
 /// one node, ready for `meradm service add`.
 #[derive(Debug, Parser)]
-#[command(name = "merlin", version, propagate_version = true)]
+#[command(name = "merlin", version = concat!("version ", env!("CARGO_PKG_VERSION")))]
 #[command(args_conflicts_with_subcommands = true)]
-#[command(disable_version_flag = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Print the version and exit
-    #[arg(long, short = 'V', exclusive = true)]
-    pub(crate) version: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon (the default)
     Run(Box<RunArgs>),
+    /// Administer the cluster this host's daemon is a member of
+    Cluster(ClusterArgs),
 }
 
 #[derive(Debug, Default, Args)]

@@ -1,6 +1,6 @@
 //! The daemon's configuration: flags over environment over file over defaults.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ pub(crate) struct Config {
     pub(crate) node_name: String,
     pub(crate) api_addr: SocketAddr,
     pub(crate) peer_addr: SocketAddr,
-    pub(crate) advertise_addr: Option<SocketAddr>,
+    /// How other nodes reach this one.
+    pub(crate) advertise_addr: SocketAddr,
     pub(crate) health_addr: SocketAddr,
     pub(crate) dataplane: DataplaneKind,
     pub(crate) reconcile: bool,
@@ -85,13 +86,25 @@ impl Config {
             (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&election_timeout),
             "--election-timeout: must be 100ms to 60s"
         );
+        let peer_addr = addr(given.peer_addr, None, any, Self::PEER_PORT);
+        let advertise_addr = match given.advertise_addr {
+            Some(addr) => addr,
+            None if peer_addr.ip().is_unspecified() => {
+                SocketAddr::new(own_address(peer_addr.ip()), peer_addr.port())
+            }
+            None => peer_addr,
+        };
+        ensure!(
+            !advertise_addr.ip().is_unspecified() && advertise_addr.port() != 0,
+            "--advertise-addr: {advertise_addr} is not an address others can connect to"
+        );
         Ok(Self {
             data_dir: given.data_dir.unwrap_or_else(|| "/var/lib/merlin".into()),
             run_dir: given.run_dir.unwrap_or_else(|| "/run/merlin".into()),
             node_name,
             api_addr,
-            peer_addr: addr(given.peer_addr, None, any, Self::PEER_PORT),
-            advertise_addr: given.advertise_addr,
+            peer_addr,
+            advertise_addr,
             health_addr: addr(given.health_addr, given.health_port, any, Self::HEALTH_PORT),
             dataplane: given.dataplane.unwrap_or(DataplaneKind::Ipvs),
             reconcile: given.reconcile.unwrap_or(true),
@@ -148,6 +161,21 @@ fn read_file(path: &Path) -> anyhow::Result<Settings> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("--config: reading {}", path.display()))?;
     toml::from_str(&text).with_context(|| format!("--config: {}", path.display()))
+}
+
+/// The address this host reaches others from, or loopback when it reaches none. Connecting a
+/// datagram socket looks up the route and sends nothing; 192.0.2.1 and 2001:db8::1 are
+/// documentation addresses (RFC 5737, RFC 3849) and stand for anywhere.
+fn own_address(family_of: IpAddr) -> IpAddr {
+    let (any, anywhere, loopback) = match family_of {
+        IpAddr::V4(_) => ("0.0.0.0:0", "192.0.2.1:9", IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        IpAddr::V6(_) => ("[::]:0", "[2001:db8::1]:9", IpAddr::V6(Ipv6Addr::LOCALHOST)),
+    };
+    let route = UdpSocket::bind(any).and_then(|socket| {
+        socket.connect(anywhere)?;
+        socket.local_addr()
+    });
+    route.map_or(loopback, |from| from.ip())
 }
 
 fn host_name() -> anyhow::Result<String> {

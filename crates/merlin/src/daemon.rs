@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use merlin_ipvs::{Handle, Kernel, MemoryTable};
+use merlin_model::store::Consistency;
 use merlin_model::{Catalog, HealthView};
 use merlin_raft::RaftStore;
 use merlin_reconcile::Reconciler;
@@ -26,13 +27,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::api::Audience;
 use crate::cli::{DataplaneKind, Foreign, RunArgs};
 use crate::config::Config;
 use crate::listen::{self, AdminSocket};
 use crate::logging::Level;
 use crate::metrics::{Metrics, Requests};
 use crate::node::{Dataplane, Inner, Node};
-use crate::{api, http};
+use crate::{api, fleet, http};
 
 /// How long open requests may take to finish once the daemon is told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -67,8 +69,13 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
                 reconcile_config(&config),
             );
             let status = reconciler.status();
-            let reconcile = reconciler.run(shutdown.clone());
-            tasks.spawn("reconciler", infallible(reconcile));
+            let settled = settled(store.clone(), config.election_timeout, shutdown.clone());
+            let stop = shutdown.clone();
+            tasks.spawn("reconciler", async {
+                settled.await;
+                reconciler.run(stop).await;
+                Ok(())
+            });
             Some(Dataplane {
                 kind,
                 table,
@@ -91,21 +98,24 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
         health,
         probes,
     });
+    let answering = node.clone();
+    store.set_answerer(move |question| {
+        let node = answering.clone();
+        async move { fleet::answer(&node, question).await }
+    });
+
     let requests = Requests::default();
-    let routes = api::routes(&node, requests.clone(), shutdown.clone()).await?;
-    let metrics = Metrics::new(&node, requests, config.metrics_per_server);
+    let routes =
+        async |audience| api::routes(audience, &node, requests.clone(), shutdown.clone()).await;
+    let metrics = Metrics::new(&node, requests.clone(), config.metrics_per_server);
     let stop = || shutdown.clone();
     info!(api = %config.api_addr, http = %config.health_addr, node = %config.node_name, "serving");
     let connections = listen::connections(api_listener);
-    tasks.spawn(
-        "API",
-        flatten(api::serve(routes.clone(), connections, stop())),
-    );
+    let serve = api::serve(routes(Audience::Anyone).await?, connections, stop());
+    tasks.spawn("API", flatten(serve));
     let connections = listen::connections(socket);
-    tasks.spawn(
-        "API on the unix socket",
-        flatten(api::serve(routes, connections, stop())),
-    );
+    let serve = api::serve(routes(Audience::Administrators).await?, connections, stop());
+    tasks.spawn("API on the unix socket", flatten(serve));
     let pages = http::serve(http_listener, node.clone(), metrics, stop());
     tasks.spawn("HTTP pages", infallible(pages));
     tasks.spawn("readiness", notify_ready(node.clone(), stop()));
@@ -160,10 +170,7 @@ fn store_config(config: &Config) -> merlin_raft::Config {
         data_dir: config.data_dir.clone(),
         node_name: config.node_name.clone(),
         peer_addr: config.peer_addr,
-        advertise: config
-            .advertise_addr
-            .unwrap_or(config.peer_addr)
-            .to_string(),
+        advertise: config.advertise_addr.to_string(),
         timers: merlin_raft::Timers {
             heartbeat: config.election_timeout / 4,
             election_min: config.election_timeout,
@@ -180,6 +187,33 @@ fn reconcile_config(config: &Config) -> merlin_reconcile::Config {
             Foreign::Keep => ForeignPolicy::Keep,
         },
         ..Default::default()
+    }
+}
+
+/// Ready when the catalog may be compared with the kernel.
+///
+/// A store that is catching up passes through catalogs of the past, which would take back what the
+/// kernel rightly holds. So the first pass waits until the store has everything that was
+/// acknowledged. Where no quorum tells, a catalog from before the restart is good after a while:
+/// it has everything this node ever applied. A node that never had one goes on waiting.
+async fn settled(store: RaftStore, election_timeout: Duration, shutdown: CancellationToken) {
+    let patience = election_timeout * 5;
+    let had_catalog = !store.catalog().borrow().is_pristine();
+    let caught_up = async {
+        while store
+            .read(Consistency::Linearizable, patience)
+            .await
+            .is_err()
+        {
+            tokio::time::sleep(election_timeout / 4).await;
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = caught_up => {}
+        () = tokio::time::sleep(patience), if had_catalog => {
+            warn!("no quorum: reconciling with the catalog as this node last knew it");
+        }
     }
 }
 

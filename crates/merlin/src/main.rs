@@ -2,6 +2,7 @@
 
 mod api;
 mod cli;
+mod cluster;
 mod config;
 mod daemon;
 mod fleet;
@@ -28,17 +29,10 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()) * 2);
         }
     };
-    if cli.version {
-        let _ = writeln!(
-            std::io::stdout(),
-            "merlin version {}",
-            env!("CARGO_PKG_VERSION")
-        );
-        return ExitCode::SUCCESS;
-    }
     match cli.command {
         None => run(&cli.run),
         Some(Command::Run(args)) => run(&args),
+        Some(Command::Cluster(args)) => with_runtime(cluster::run(&args)),
     }
 }
 
@@ -52,17 +46,22 @@ fn run(args: &RunArgs) -> ExitCode {
     };
     let level = logging::start(config.log_format, config.debug);
     raise_descriptor_limit();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
+    with_runtime(async {
+        match daemon::run(config, args, &level).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                report(&error);
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+fn with_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(work),
         Err(error) => {
             report(&anyhow::Error::new(error).context("starting the runtime"));
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(daemon::run(config, args, &level)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report(&error);
             ExitCode::FAILURE
         }
     }

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::io::Write;
 use std::path::Path;
+use std::process::ExitCode;
 
 use merlin_raft::log::{Ballot, LogEngine, Position, Record};
 
@@ -17,6 +18,8 @@ const VOTE_EVERY: u64 = 10;
 /// What a log of this load holds at the given place.
 pub(crate) fn record(index: u64) -> Record {
     let size = match index % 8 {
+        // More than one batch of the database, now and then.
+        7 if index % 5 == 0 => 200_000 + index % 800_001,
         7 => 20_000 + index % 40_001,
         3 => 2_000 + index % 7_001,
         _ => 300 + index % 701,
@@ -49,6 +52,18 @@ fn vote(index: u64) -> Ballot {
         node: index % 3,
         committed: index.is_multiple_of(2),
     }
+}
+
+/// What an operator would see of it.
+pub(crate) fn report(result: Result<(), Box<dyn Error>>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+    // The exit code says it as well.
+    let _ = writeln!(std::io::stderr(), "{text}");
+    ExitCode::FAILURE
 }
 
 /// Appends until it is killed or `until` is there, and prints every index once it is acknowledged.

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::error::{OpenError, ReadError, WriteError};
 use super::layout::{Assembler, Ballot, Flaw, Position, Record, entry_key, parse_entry_key};
+use super::mark::CommitMark;
 use super::recover;
 use super::writer::{Change, Extent, Job, Writer};
 
@@ -24,6 +25,7 @@ pub struct LogEngine {
     shared: Arc<Shared>,
     /// Unbounded: consensus waits for each change before it makes the next.
     jobs: Sender<Job>,
+    mark: Mutex<CommitMark>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -59,12 +61,22 @@ impl LogEngine {
     /// Opens the log in `dir`, or makes a new one. Reads all of it once; blocks.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let opened = recover::open(dir)?;
+        let (mark, marked) = CommitMark::open(dir).map_err(|source| OpenError::Io {
+            action: "open the mark of what is committed in",
+            path: dir.to_owned(),
+            source,
+        })?;
+        // A mark beyond the log is one that outlived a power cut.
+        let marked = marked.filter(|mark| {
+            let last = opened.extent.last;
+            last.is_some_and(|last| last >= *mark && last.index >= mark.index)
+        });
         let shared = Arc::new(Shared {
             db: RwLock::new(Some(opened.db.clone())),
             state: Mutex::new(State {
                 extent: opened.extent,
                 vote: opened.vote,
-                committed: opened.committed,
+                committed: opened.committed.max(marked),
                 removals: 0,
             }),
         });
@@ -82,6 +94,7 @@ impl LogEngine {
             dir: dir.to_owned(),
             shared,
             jobs,
+            mark: Mutex::new(mark),
             writer: Mutex::new(Some(thread)),
         })
     }
@@ -106,9 +119,13 @@ impl LogEngine {
         self.submit(Change::Vote(vote))
     }
 
-    /// Remembers how far the log is committed: at once for [`committed`](Self::committed), on
+    /// Remembers how far the log is committed: at once for a process that follows this one, on
     /// disk with the next change or within a fraction of a second.
     pub fn save_committed(&self, committed: Option<Position>) -> Result<(), WriteError> {
+        if let Some(position) = committed {
+            let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
+            mark.write(position).map_err(WriteError::from)?;
+        }
         let job = Job::Committed(committed);
         self.jobs.send(job).map_err(|_| WriteError::Closed)?;
         self.shared.state().committed = committed;

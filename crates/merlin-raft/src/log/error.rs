@@ -23,31 +23,31 @@ pub enum OpenError {
     Locked { dir: PathBuf },
 
     #[error(
-        "the raft log in {} cannot be written: the file system is mounted read-only. \
-         Look in the kernel log why (a failing disk?), then remount it read-write", dir.display()
+        "the raft log cannot be written, {} is on a file system that is mounted read-only: look \
+         in the kernel log why (a failing disk?), then remount it read-write", path.display()
     )]
     ReadOnly {
-        dir: PathBuf,
+        path: PathBuf,
         #[source]
         source: io::Error,
     },
 
     #[error(
-        "no permission for the raft log in {}: give the directory and what is in it to the user \
-         that the daemon runs as", dir.display()
+        "the raft log cannot be opened, there is no permission for {}: give the data directory \
+         and what is in it to the user that the daemon runs as", path.display()
     )]
     Permission {
-        dir: PathBuf,
+        path: PathBuf,
         #[source]
         source: io::Error,
     },
 
     #[error(
-        "the file system of the raft log in {} is full: free some space and start again; \
-         nothing that was acknowledged is lost", dir.display()
+        "the raft log cannot be opened, the file system of {} is full: free some space and start \
+         again; nothing that was acknowledged is lost", path.display()
     )]
     Full {
-        dir: PathBuf,
+        path: PathBuf,
         #[source]
         source: io::Error,
     },
@@ -123,7 +123,10 @@ pub enum WriteError {
     },
     #[error("entry {index} cannot be appended, for the next one is {expected}")]
     NotNext { index: u64, expected: u64 },
-    #[error("the file system of the raft log is full: free some space and restart the daemon")]
+    #[error(
+        "the raft log cannot be written, its file system is full: free some space and restart the \
+         daemon; nothing that was acknowledged is lost"
+    )]
     Full(#[source] Arc<io::Error>),
     #[error("the raft log cannot be written: look in the kernel log for a failing disk")]
     Failed(#[source] Arc<io::Error>),
@@ -163,14 +166,16 @@ impl From<sled::Error> for WriteError {
 impl OpenError {
     /// An error of the operating system, sorted by what helps.
     pub(super) fn io(action: &'static str, path: &std::path::Path, source: io::Error) -> Self {
-        let dir = path.to_owned();
+        let path = path.to_owned();
         match source.kind() {
-            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { dir, source },
-            io::ErrorKind::PermissionDenied => Self::Permission { dir, source },
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { dir, source },
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { path, source },
+            io::ErrorKind::PermissionDenied => Self::Permission { path, source },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::Full { path, source }
+            }
             _ => Self::Io {
                 action,
-                path: dir,
+                path,
                 source,
             },
         }

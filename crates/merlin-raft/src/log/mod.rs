@@ -6,6 +6,7 @@
 //! ```text
 //! <dir>/lock            held by the running daemon
 //! <dir>/tip             128 bytes: two slots of 64, written in turn; what was acknowledged (tip.rs)
+//! <dir>/committed       two slots of 32, written in turn: what a kill must not undo (mark.rs)
 //! <dir>/sled/           one sled 0.34 database, default tree
 //! <dir>/aside/          files of sled's that were in the way of opening it; never deleted here
 //!
@@ -60,6 +61,7 @@
 mod engine;
 mod error;
 mod layout;
+mod mark;
 mod recover;
 mod tail;
 mod tip;

@@ -287,8 +287,7 @@ fn answered<A: Wire>(
             let payload = response.into_inner().payload;
             A::decode(payload).map_err(|error| no_answer(error.to_string()))
         }
-        // Refused for its route, or never sent.
-        Err(status) if status.code() == Code::FailedPrecondition || unconnected(&status) => {
+        Err(status) if refused(&status) || unconnected(&status) => {
             Err(CallError::NotSent {
                 target: target.clone(),
                 reason: status.message().to_owned(),
@@ -296,6 +295,16 @@ fn answered<A: Wire>(
         }
         Err(status) => Err(no_answer(status.message().to_owned())),
     }
+}
+
+/// Whether a call was turned away before anything of it was looked at.
+fn refused(status: &Status) -> bool {
+    let codes = [
+        Code::FailedPrecondition,
+        Code::PermissionDenied,
+        Code::Unauthenticated,
+    ];
+    codes.contains(&status.code())
 }
 
 /// Whether a call failed because there was no connection to begin with.

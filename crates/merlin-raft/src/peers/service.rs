@@ -11,10 +11,11 @@ use merlin_model::store::ProposeError;
 use merlin_proto::{log, peer};
 use openraft::Snapshot;
 use openraft::raft::VoteRequest;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::cluster::{ClusterAnswer, ClusterCommand};
+use crate::cluster::{ClusterAnswer, ClusterCommand, ClusterState};
 use crate::codec::vote_from_proto;
 use crate::consensus::{Consensus, Leadership};
 use crate::identity::{PeerName, verify_peer};
@@ -40,6 +41,7 @@ pub(crate) struct PeerService {
     pub(crate) consensus: Consensus,
     pub(crate) proposer: Proposer,
     pub(crate) reads: ReadIndex,
+    pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
     pub(crate) answerer: Arc<OnceLock<Answerer>>,
 }
 
@@ -65,7 +67,25 @@ impl PeerService {
             node: from,
         };
         verify_peer(request, claimed)?;
+        if self.is_removed(from) {
+            let why = format!("node {from} is no member of the cluster any more");
+            return Err(Status::permission_denied(why));
+        }
         Ok(from)
+    }
+
+    /// Whether a node was a member once, as far as this node knows. Its certificate is still good,
+    /// but it has no say any more.
+    fn is_removed(&self, node: NodeId) -> bool {
+        let metrics = self.consensus.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let enrollment = &self.cluster.borrow().enrollment;
+        // A node that has just joined knows nobody yet.
+        membership.nodes().next().is_some()
+            && membership.get_node(&node).is_none()
+            && !enrollment.nodes.contains_key(&node)
+            && node < enrollment.next_node
     }
 
     #[expect(clippy::result_large_err, reason = "what a gRPC handler answers")]

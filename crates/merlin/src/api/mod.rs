@@ -1,6 +1,7 @@
 //! The gRPC services: thin. They parse at the edge, ask the store, and put answers on the wire.
 
 mod catalog;
+mod cluster;
 mod metadata;
 mod node;
 mod watch;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use merlin_proto::types::merlin_server::MerlinServer;
+use merlin_proto::v1::cluster_server::ClusterServer;
 use merlin_proto::v1::node_server::NodeServer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -27,8 +29,19 @@ const MAX_REQUESTS_PER_CONNECTION: u32 = 256;
 const PING: Duration = Duration::from_secs(20);
 const PONG: Duration = Duration::from_secs(10);
 
-/// Everything the API port serves.
+/// Who can reach a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// Whoever reaches the port.
+    Anyone,
+    /// Root and the group `merlin`, by the permissions of the unix socket. They alone may decide
+    /// who is in the cluster.
+    Administrators,
+}
+
+/// Everything a listener serves.
 pub(crate) async fn routes(
+    audience: Audience,
     node: &Node,
     requests: Requests,
     shutdown: CancellationToken,
@@ -43,6 +56,7 @@ pub(crate) async fn routes(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name("types.Merlin")
         .with_service_name("merlin.v1.Node")
+        .with_service_name("merlin.v1.Cluster")
         .with_service_name("grpc.health.v1.Health")
         .build_v1()?;
     let catalog = MerlinServer::new(catalog::CatalogApi::new(node.clone(), requests))
@@ -58,6 +72,10 @@ pub(crate) async fn routes(
         .add_service(nodes)
         .add_service(health)
         .add_service(reflection);
+    if audience == Audience::Administrators {
+        let cluster = ClusterServer::new(cluster::ClusterApi::new(node.clone()));
+        routes.add_service(cluster.max_decoding_message_size(MAX_REQUEST));
+    }
     Ok(routes.routes())
 }
 
