@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,7 +23,11 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
-use crate::cli::parse_duration;
+use merlin_raft::identity::Token;
+use merlin_raft::{Join, Joined};
+
+use crate::cli::{RunArgs, Settings, parse_duration};
+use crate::config::Config;
 
 #[derive(Debug, Args)]
 pub(crate) struct ClusterArgs {
@@ -59,9 +64,36 @@ enum ClusterCommand {
     Status,
     /// Show who is in the cluster
     Members,
+    /// Make this host a node of an existing cluster
+    ///
+    /// Run it before the daemon's first start, or with the daemon stopped; then start the daemon.
+    /// It can be run again after it was interrupted. What the daemon is told about its data
+    /// directory and addresses has to be told here too.
+    Join(JoinArgs),
     /// Make, list and revoke the tokens that let new nodes in
     #[command(subcommand)]
     Token(TokenCommand),
+}
+
+#[derive(Debug, Args)]
+struct JoinArgs {
+    /// What `merlin cluster token create` printed on a member
+    token: Token,
+    /// Where this node will keep its state
+    #[arg(long, env = "MERLIN_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Name of this node in listings [default: the host name]
+    #[arg(long, env = "MERLIN_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
+    /// Address other nodes will connect to
+    #[arg(long, env = "MERLIN_PEER_ADDR", value_name = "IP:PORT")]
+    peer_addr: Option<SocketAddr>,
+    /// How other nodes reach this one, when that is not --peer-addr
+    #[arg(long, env = "MERLIN_ADVERTISE_ADDR", value_name = "IP:PORT")]
+    advertise_addr: Option<SocketAddr>,
+    /// Give up the catalog and membership that are in the data directory; they are moved aside
+    #[arg(long)]
+    discard_local_state: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -97,6 +129,7 @@ enum Failure {
     Unreachable(String),
     Status(Status),
     Output(io::Error),
+    Join(anyhow::Error),
 }
 
 pub(crate) async fn run(args: &ClusterArgs) -> ExitCode {
@@ -107,8 +140,14 @@ pub(crate) async fn run(args: &ClusterArgs) -> ExitCode {
 }
 
 async fn perform(args: &ClusterArgs) -> Result<ExitCode, Failure> {
+    if let ClusterCommand::Join(join) = &args.command {
+        let joined = join.perform().await.map_err(Failure::Join)?;
+        io::stdout().lock().write_all(joined.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut cluster = ClusterClient::new(connect(&args.run_dir).await?);
     match &args.command {
+        ClusterCommand::Join(_) => {}
         ClusterCommand::Status => {
             let described = cluster.describe(args.request(DescribeRequest {})).await?;
             let described = described.into_inner();
@@ -167,6 +206,54 @@ async fn connect(run_dir: &Path) -> Result<Channel, Failure> {
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     Ok(Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector))
+}
+
+impl JoinArgs {
+    async fn perform(&self) -> anyhow::Result<String> {
+        let settings = Settings {
+            data_dir: self.data_dir.clone(),
+            node_name: self.node_name.clone(),
+            peer_addr: self.peer_addr,
+            advertise_addr: self.advertise_addr,
+            ..Settings::default()
+        };
+        let config = Config::load(&RunArgs {
+            config: None,
+            settings,
+        })?;
+        join(&config, self.token.clone(), self.discard_local_state).await
+    }
+}
+
+/// Makes the data directory a member's and says what has become of it.
+pub(crate) async fn join(
+    config: &Config,
+    token: Token,
+    discard_local_state: bool,
+) -> anyhow::Result<String> {
+    let joined = merlin_raft::join(Join {
+        data_dir: config.data_dir.clone(),
+        token,
+        name: config.node_name.clone(),
+        advertise: config.advertise_addr,
+        discard_local_state,
+    });
+    Ok(match joined.await? {
+        Joined::Already(name) => format!("already a member: node {}\n", name.node),
+        Joined::Now {
+            name,
+            role,
+            discarded,
+            ..
+        } => {
+            let mut text = format!("joined as node {}, to be a {role}\n", name.node);
+            if let Some(aside) = discarded {
+                let _ = writeln!(text, "what was there is in {}", aside.display());
+            }
+            text += "start the daemon: the cluster takes the node in once it answers at ";
+            text + &format!("{}\n", config.advertise_addr)
+        }
+    })
 }
 
 impl ClusterArgs {
@@ -294,6 +381,7 @@ impl Failure {
                 return ExitCode::SUCCESS;
             }
             Self::Output(error) => (1, error.to_string()),
+            Self::Join(error) => (1, format!("{error:#}")),
             Self::Unreachable(words) => (3, words.clone()),
             Self::Status(status) => match meaning(status) {
                 Meaning::Rejected => (4, status.message().to_owned()),

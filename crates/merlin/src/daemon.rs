@@ -11,6 +11,7 @@
 //! task that ends or panics takes the daemon with it, since nobody knows what it left undone; the
 //! supervisor starts a new one, which changes no weight.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,7 @@ use crate::listen::{self, AdminSocket};
 use crate::logging::Level;
 use crate::metrics::{Metrics, Requests};
 use crate::node::{Dataplane, Inner, Node};
-use crate::{api, fleet, http};
+use crate::{api, cluster, fleet, http};
 
 /// How long open requests may take to finish once the daemon is told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -48,6 +49,9 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
         .reconcile
         .then(|| open_table(config.dataplane))
         .transpose()?;
+    if let Some(path) = &config.join_token_file {
+        join(&config, path).await.context("--join-token-file")?;
+    }
     let store = RaftStore::open(store_config(&config))
         .await
         .context("opening the store")?;
@@ -163,6 +167,18 @@ fn open_table(kind: DataplaneKind) -> Result<(&'static str, Handle)> {
         }
         DataplaneKind::Memory => ("memory", Handle::spawn(MemoryTable::default())),
     })
+}
+
+/// Joins with the token in the file. A node that is a member is one already.
+async fn join(config: &Config, path: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let token = text
+        .trim()
+        .parse()
+        .with_context(|| path.display().to_string())?;
+    let outcome = cluster::join(config, token, false).await?;
+    info!(outcome = outcome.lines().next(), "joining");
+    Ok(())
 }
 
 fn store_config(config: &Config) -> merlin_raft::Config {
