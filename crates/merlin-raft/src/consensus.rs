@@ -43,7 +43,8 @@ impl Consensus {
     /// Ready when this node takes another one for the leader.
     pub(crate) async fn another_leads(&self, than: NodeId) {
         let mut metrics = self.raft.server_metrics();
-        let another = metrics.wait_for(|metrics| metrics.current_leader.is_some_and(|id| id != than));
+        let another =
+            metrics.wait_for(|metrics| metrics.current_leader.is_some_and(|id| id != than));
         if another.await.is_err() {
             // Consensus has ended, so nobody will.
             std::future::pending().await

@@ -198,9 +198,9 @@ impl Batcher {
                 };
                 let commands = batch.iter().map(|waiting| waiting.command.clone());
                 let expected = batch.len();
-                let forwarded =
-                    self.peers
-                        .forward_commands(&leader, commands.collect(), deadline);
+                let forwarded = self
+                    .peers
+                    .forward_commands(&leader, commands.collect(), deadline);
                 let decisions = tokio::select! {
                     decisions = forwarded => decisions,
                     // The old leader may be unreachable for long, and its answer worth nothing.

@@ -82,3 +82,84 @@ impl Renewal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::identity::NodeIdentity;
+    use crate::testing::TIMERS;
+    use crate::{Config, RaftStore};
+
+    const DAY: u64 = 24 * 3600 * 1000;
+
+    fn config(data_dir: &Path) -> Config {
+        Config {
+            data_dir: data_dir.to_owned(),
+            node_name: "n1".into(),
+            advertise: "127.0.0.1:4284".into(),
+            peer_addr: ([127, 0, 0, 1], 0).into(),
+            timers: TIMERS,
+        }
+    }
+
+    async fn open(data_dir: &Path) -> RaftStore {
+        RaftStore::open(config(data_dir)).await.unwrap()
+    }
+
+    fn days_left(store: &RaftStore) -> u64 {
+        store
+            .certificate_expires()
+            .unwrap()
+            .0
+            .saturating_sub(now().0)
+            / DAY
+    }
+
+    #[tokio::test]
+    async fn a_node_that_slept_past_its_certificate_renews_it_before_it_is_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await;
+        assert_eq!(days_left(&store), 89);
+        let ca = store.registry().authority().unwrap();
+        let name = store.inner.renewal.get().unwrap().tls.name();
+        store.shutdown().await;
+        drop(store);
+
+        let identity_dir = IdentityDir::open(dir.path().join("identity")).unwrap();
+        let long_ago = Timestamp(now().0 - 100 * DAY);
+        let old = NodeIdentity::found(&ca, name, long_ago).unwrap();
+        identity_dir.save(&old).unwrap();
+
+        let store = open(dir.path()).await;
+        assert_eq!(days_left(&store), 89);
+        let kept = identity_dir.load().unwrap().unwrap();
+        assert_eq!(Some(kept.expires()), store.certificate_expires());
+
+        // And when an operator wants it.
+        store.renew_certificate().unwrap();
+        assert_eq!(days_left(&store), 89);
+        store.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn the_certificate_of_another_node_is_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await;
+        let ca = store.registry().authority().unwrap();
+        let mut name = store.inner.renewal.get().unwrap().tls.name();
+        store.shutdown().await;
+        drop(store);
+
+        name.node = 9;
+        let other = NodeIdentity::found(&ca, name, now()).unwrap();
+        let identity_dir = IdentityDir::open(dir.path().join("identity")).unwrap();
+        identity_dir.save(&other).unwrap();
+        let error = RaftStore::open(config(dir.path())).await.unwrap_err();
+        assert!(
+            matches!(error, crate::OpenError::OtherIdentity { .. }),
+            "{error}"
+        );
+    }
+}

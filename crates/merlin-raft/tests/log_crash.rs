@@ -1,5 +1,7 @@
 //! A process that is killed while it writes loses nothing that it acknowledged.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking, helpers too")]
+
 use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::path::Path;

@@ -1,6 +1,8 @@
 //! Whatever happens to the files of a log: it comes back whole, or it is refused with words that
 //! help. It never comes back shorter than what was acknowledged.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking, helpers too")]
+
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! The log against a map that does the same, reopened at will.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking, helpers too")]
+
 use std::collections::BTreeMap;
 
 use merlin_raft::log::{Ballot, LogEngine, MAX_PAYLOAD, Position, Record, WriteError};

@@ -29,7 +29,7 @@ pub(crate) enum Command {
     /// Run the daemon (the default)
     Run(Box<RunArgs>),
     /// Administer the cluster this host's daemon is a member of
-    Cluster(ClusterArgs),
+    Cluster(Box<ClusterArgs>),
 }
 
 #[derive(Debug, Default, Args)]

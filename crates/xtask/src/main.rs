@@ -3,7 +3,10 @@
 //! Each sets up what it needs first, so that a fresh Debian machine with a Rust toolchain is
 //! enough. This crate depends on next to nothing, so that it builds before anything is set up.
 
-#![expect(clippy::print_stderr, reason = "a task reports its progress to the terminal")]
+#![expect(
+    clippy::print_stderr,
+    reason = "a task reports its progress to the terminal"
+)]
 
 mod setup;
 mod tasks;

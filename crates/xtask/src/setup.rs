@@ -27,8 +27,13 @@ pub(crate) const ALL: &[&[&str]] = &[GUEST, TEST, BENCH];
 
 /// Installs whichever packages are missing; a machine that has them all is left alone.
 pub(crate) fn install(sets: &[&[&str]]) -> Result<()> {
-    let missing: Vec<&str> =
-        sets.iter().copied().flatten().copied().filter(|package| !is_installed(package)).collect();
+    let missing: Vec<&str> = sets
+        .iter()
+        .copied()
+        .flatten()
+        .copied()
+        .filter(|package| !is_installed(package))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -51,7 +56,10 @@ fn is_installed(package: &str) -> bool {
 /// Runs apt-get quietly, as root. Services of installed packages are kept from starting: the tasks
 /// start what they need themselves.
 fn apt_get(args: &[&str]) -> Result<()> {
-    let is_root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
+    let is_root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|id| id.stdout == b"0\n");
     let mut command = if is_root {
         Command::new("env")
     } else {
@@ -60,11 +68,20 @@ fn apt_get(args: &[&str]) -> Result<()> {
         sudo
     };
     command
-        .args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-qq"])
+        .args([
+            "DEBIAN_FRONTEND=noninteractive",
+            "RUNLEVEL=1",
+            "apt-get",
+            "-qq",
+        ])
         .args(args)
         .stdout(Stdio::null())
         .stdin(Stdio::null());
     let status = command.status().context("starting apt-get")?;
-    ensure!(status.success(), "apt-get {} failed: {status}", args.join(" "));
+    ensure!(
+        status.success(),
+        "apt-get {} failed: {status}",
+        args.join(" ")
+    );
     Ok(())
 }

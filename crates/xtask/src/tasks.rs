@@ -10,9 +10,28 @@ use crate::setup;
 /// Shows the main job in a guest, with optimised binaries.
 pub(crate) fn demo() -> Result<()> {
     setup::install(&[setup::GUEST])?;
-    step("building", "cargo", &["build", "--release", "--bins", "-p", "merlin", "-p", "meradm"])?;
-    step("building", "cargo", &["build", "--release", "--bins", "-p", "e2e"])?;
-    run("cargo", &["run", "--release", "--quiet", "-p", "e2e", "--bin", "demo"])
+    step(
+        "building",
+        "cargo",
+        &[
+            "build",
+            "--release",
+            "--bins",
+            "-p",
+            "merlin",
+            "-p",
+            "meradm",
+        ],
+    )?;
+    step(
+        "building",
+        "cargo",
+        &["build", "--release", "--bins", "-p", "e2e"],
+    )?;
+    run(
+        "cargo",
+        &["run", "--release", "--quiet", "-p", "e2e", "--bin", "demo"],
+    )
 }
 
 /// Every check there is, the cheap ones first. With a filter, only the tests it names.
@@ -28,7 +47,11 @@ pub(crate) fn test(filter: &[&str]) -> Result<()> {
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet"];
     step("lints", "cargo", &[&clippy[..], &deny_warnings].concat())?;
     // The end-to-end tests drive these programs, so they come before the tests.
-    step("programs", "cargo", &["build", "--workspace", "--bins", "--examples", "--quiet"])?;
+    step(
+        "programs",
+        "cargo",
+        &["build", "--workspace", "--bins", "--examples", "--quiet"],
+    )?;
     step("tests", "cargo", &["test", "--workspace", "--no-fail-fast"])?;
     let rustdoc = ["doc", "--workspace", "--no-deps", "--quiet"];
     step("documentation", "cargo", &rustdoc)
@@ -37,9 +60,34 @@ pub(crate) fn test(filter: &[&str]) -> Result<()> {
 /// Measures in a guest, with optimised binaries.
 pub(crate) fn bench(names: &[&str]) -> Result<()> {
     setup::install(&[setup::GUEST, setup::BENCH])?;
-    step("building", "cargo", &["build", "--release", "--bins", "-p", "merlin", "-p", "meradm"])?;
-    step("building", "cargo", &["build", "--release", "--bins", "--examples", "-p", "e2e"])?;
-    let mut args = vec!["run", "--release", "--quiet", "-p", "e2e", "--bin", "bench", "--"];
+    step(
+        "building",
+        "cargo",
+        &[
+            "build",
+            "--release",
+            "--bins",
+            "-p",
+            "merlin",
+            "-p",
+            "meradm",
+        ],
+    )?;
+    step(
+        "building",
+        "cargo",
+        &["build", "--release", "--bins", "--examples", "-p", "e2e"],
+    )?;
+    let mut args = vec![
+        "run",
+        "--release",
+        "--quiet",
+        "-p",
+        "e2e",
+        "--bin",
+        "bench",
+        "--",
+    ];
     args.extend(names);
     run("cargo", &args)
 }
@@ -60,6 +108,10 @@ fn run(program: &str, args: &[&str]) -> Result<()> {
         .stdin(Stdio::null())
         .status()
         .with_context(|| format!("starting {program}"))?;
-    ensure!(status.success(), "{program} {} failed: {status}", args.join(" "));
+    ensure!(
+        status.success(),
+        "{program} {} failed: {status}",
+        args.join(" ")
+    );
     Ok(())
 }

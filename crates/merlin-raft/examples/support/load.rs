@@ -19,7 +19,7 @@ const VOTE_EVERY: u64 = 10;
 pub(crate) fn record(index: u64) -> Record {
     let size = match index % 8 {
         // More than one batch of the database, now and then.
-        7 if index % 5 == 0 => 200_000 + index % 800_001,
+        7 if index.is_multiple_of(5) => 200_000 + index % 800_001,
         7 => 20_000 + index % 40_001,
         3 => 2_000 + index % 7_001,
         _ => 300 + index % 701,

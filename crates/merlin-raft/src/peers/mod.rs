@@ -287,12 +287,10 @@ fn answered<A: Wire>(
             let payload = response.into_inner().payload;
             A::decode(payload).map_err(|error| no_answer(error.to_string()))
         }
-        Err(status) if refused(&status) || unconnected(&status) => {
-            Err(CallError::NotSent {
-                target: target.clone(),
-                reason: status.message().to_owned(),
-            })
-        }
+        Err(status) if refused(&status) || unconnected(&status) => Err(CallError::NotSent {
+            target: target.clone(),
+            reason: status.message().to_owned(),
+        }),
         Err(status) => Err(no_answer(status.message().to_owned())),
     }
 }

@@ -55,7 +55,6 @@ impl PeerService {
     }
 
     /// Lets a call pass that is meant for this node and comes from whom it says.
-    #[expect(clippy::result_large_err, reason = "what a gRPC handler answers")]
     fn accept<T>(
         &self,
         request: &Request<T>,
@@ -88,7 +87,6 @@ impl PeerService {
             && node < enrollment.next_node
     }
 
-    #[expect(clippy::result_large_err, reason = "what a gRPC handler answers")]
     fn open<Q: Wire>(&self, request: Request<peer::Envelope>) -> Result<(NodeId, Q), Status> {
         let from = self.accept(&request, request.get_ref().route.as_ref())?;
         let question = Q::decode(request.into_inner().payload);
