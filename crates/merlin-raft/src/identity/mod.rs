@@ -25,7 +25,7 @@
 //!   yields more nodes than it allows; the same key asking again is the same node.
 //! - Certificates are signed for a name this code composed; of a request only its public key counts.
 //!
-//! Everything that decides takes time as a parameter; [`tls`], [`enroll`] and [`Enrollment`] are
+//! Everything that decides takes time as a parameter; [`PeerTls`], [`enroll`] and [`Enrollment`] are
 //! the drivers around it.
 
 mod admission;
