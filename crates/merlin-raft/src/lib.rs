@@ -9,6 +9,7 @@
 //!
 //! openraft and sled are an implementation detail: none of their types leaves this crate.
 
+mod announce;
 mod aside;
 mod cluster;
 mod codec;

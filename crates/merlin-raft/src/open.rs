@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server};
 
+use crate::announce;
 use crate::aside::{self, Silence};
 use crate::cluster::{AuthorityKeys, ClusterChange, Founding};
 use crate::config::{Config, InvalidTimers, Timers};
@@ -200,6 +201,8 @@ impl RaftStore {
         let aside = aside::run(consensus.clone(), silence, timers.election_min);
         tasks.spawn(stop.clone().run_until_cancelled_owned(keeper.run()));
         tasks.spawn(stop.clone().run_until_cancelled_owned(aside));
+        let announce = announce::run(consensus.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(announce));
         Ok(Self {
             inner: Arc::new(Inner {
                 me,

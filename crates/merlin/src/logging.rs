@@ -32,13 +32,13 @@ fn targets(debug: bool) -> Targets {
         .with_default(LevelFilter::WARN)
         // The daemon and its crates: the names of all of them start so.
         .with_target("merlin", own)
-        // Elections and replication are told by merlin_raft, in operators' words.
+        // It repeats itself with every heartbeat that fails; merlin_raft tells who leads, once.
         .with_target(
             "openraft",
             if debug {
-                LevelFilter::WARN
-            } else {
                 LevelFilter::ERROR
+            } else {
+                LevelFilter::OFF
             },
         )
 }
