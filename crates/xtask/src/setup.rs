@@ -18,7 +18,12 @@ pub(crate) const GUEST: &[&str] = &[
 ];
 
 /// What the tests need beyond that: disks to cut the power of, and another language's gRPC.
-pub(crate) const TEST: &[&str] = &["e2fsprogs", "python3-grpcio", "python3-protobuf"];
+pub(crate) const TEST: &[&str] = &[
+    "e2fsprogs",
+    "protobuf-compiler",
+    "python3-grpcio",
+    "python3-protobuf",
+];
 
 /// The rivals that benchmarks measure beside merlin.
 pub(crate) const BENCH: &[&str] = &["keepalived"];
