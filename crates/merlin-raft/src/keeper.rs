@@ -157,3 +157,84 @@ fn caught_up(metrics: &Metrics, id: NodeId) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use openraft::StoredMembership;
+
+    use super::*;
+    use crate::identity::{EnrolledNode, KeyFingerprint, TokenId};
+    use crate::state::tests::at;
+
+    fn node(id: NodeId) -> MerlinNode {
+        MerlinNode {
+            name: format!("n{id}"),
+            addr: format!("192.0.2.{id}:4284"),
+        }
+    }
+
+    /// What a leader sees, whose log ends at entry 100.
+    fn metrics(configs: &[&[NodeId]], nodes: &[NodeId], matching: &[(NodeId, u64)]) -> Metrics {
+        let configs = configs.iter().map(|ids| ids.iter().copied().collect());
+        let nodes: BTreeMap<_, _> = nodes.iter().map(|id| (*id, node(*id))).collect();
+        let membership = Membership::new(configs.collect(), nodes);
+        let replication = matching.iter().map(|(id, upto)| (*id, Some(at(*upto))));
+        Metrics {
+            last_log_index: Some(100),
+            membership_config: Arc::new(StoredMembership::new(Some(at(1)), membership)),
+            replication: Some(replication.collect()),
+            ..Metrics::new_initial(1)
+        }
+    }
+
+    fn enrolled(roles: &[(NodeId, Role)]) -> ClusterState {
+        let mut cluster = ClusterState::default();
+        for (id, role) in roles {
+            let MerlinNode { name, addr } = node(*id);
+            let enrolled = EnrolledNode {
+                name,
+                addr,
+                role: *role,
+                key: KeyFingerprint([0; 32]),
+                token: TokenId([0; 8]),
+            };
+            cluster.enrollment.nodes.insert(*id, enrolled);
+        }
+        cluster
+    }
+
+    #[test]
+    fn an_enrolled_node_is_introduced() {
+        let steps = plan(&metrics(&[&[1]], &[1], &[]), &enrolled(&[(2, Role::Voter)]));
+        assert_eq!(steps, [Step::Introduce(2, node(2))]);
+    }
+
+    #[test]
+    fn a_learner_that_is_to_vote_is_promoted_once_it_has_caught_up() {
+        let cluster = enrolled(&[(2, Role::Voter), (3, Role::Learner)]);
+        let at_entry = |upto| metrics(&[&[1]], &[1, 2, 3], &[(2, upto), (3, 100)]);
+        assert_eq!(plan(&at_entry(100 - CAUGHT_UP - 1), &cluster), []);
+        let promote = [Step::Promote(2, node(2))];
+        assert_eq!(plan(&at_entry(100 - CAUGHT_UP), &cluster), promote);
+        let unheard = metrics(&[&[1]], &[1, 2, 3], &[]);
+        assert_eq!(plan(&unheard, &cluster), []);
+    }
+
+    #[test]
+    fn a_change_that_a_crash_left_unfinished_comes_first() {
+        let cluster = enrolled(&[(2, Role::Voter), (3, Role::Voter)]);
+        let joint = metrics(&[&[1], &[1, 2]], &[1, 2], &[]);
+        let finish = Step::Finish(BTreeSet::from([1, 2]));
+        assert_eq!(plan(&joint, &cluster), [finish]);
+    }
+
+    #[test]
+    fn a_cluster_that_is_as_it_should_be_is_left_alone() {
+        // The founder was never enrolled, and a node that was forgotten is not removed here.
+        let cluster = enrolled(&[(2, Role::Voter), (3, Role::Learner)]);
+        let settled = metrics(&[&[1, 2]], &[1, 2, 3, 4], &[(2, 100), (3, 100)]);
+        assert_eq!(plan(&settled, &cluster), []);
+    }
+}

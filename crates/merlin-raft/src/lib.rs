@@ -18,7 +18,7 @@ mod consensus;
 mod datadir;
 pub mod identity;
 mod join;
-pub mod keeper;
+mod keeper;
 pub mod log;
 mod network;
 mod open;

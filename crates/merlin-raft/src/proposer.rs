@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
 use merlin_model::store::ProposeError;
 use merlin_model::{Reply, Timestamp};
 use merlin_proto::log;
@@ -231,7 +231,7 @@ fn drain(
     let mut size = first.size;
     let mut batch = vec![first];
     while batch.len() < BATCH_COMMANDS
-        && let Some(Some(waiting)) = queue.recv().now_or_never()
+        && let Ok(waiting) = queue.try_recv()
     {
         size += waiting.size;
         if size > BATCH_BYTES {
@@ -295,4 +295,60 @@ pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let millis = since.unwrap_or(Duration::ZERO).as_millis();
     Timestamp(u64::try_from(millis).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(size: usize) -> Waiting {
+        Waiting {
+            command: log::Command::default(),
+            size,
+            origin: Origin::Here,
+            deadline: Instant::now(),
+            ticket: Ticket::default(),
+            answer: oneshot::channel().0,
+        }
+    }
+
+    /// How the commands of these sizes are distributed over entries.
+    async fn batches(sizes: impl IntoIterator<Item = usize>) -> Vec<Vec<usize>> {
+        let (queue, mut waits) = mpsc::channel(QUEUE);
+        for size in sizes {
+            queue.send(waiting(size)).await.unwrap();
+        }
+        drop(queue);
+        let (mut held, mut batches) = (None, Vec::new());
+        while let Some(first) = next(&mut waits, &mut held).await {
+            let batch = drain(first, &mut waits, &mut held);
+            batches.push(batch.iter().map(|waiting| waiting.size).collect());
+        }
+        batches
+    }
+
+    #[tokio::test]
+    async fn an_entry_takes_what_waits_up_to_its_size_and_in_order() {
+        let (small, half) = (100, BATCH_BYTES / 2);
+        let batched = batches([small, half, half, small, BATCH_BYTES, small]).await;
+        let expected: [&[usize]; 4] = [&[small, half], &[half, small], &[BATCH_BYTES], &[small]];
+        assert_eq!(batched, expected);
+    }
+
+    #[tokio::test]
+    async fn an_entry_takes_so_many_commands_and_no_more() {
+        let batched = batches(vec![1; BATCH_COMMANDS + 2]).await;
+        let counts: Vec<_> = batched.iter().map(Vec::len).collect();
+        assert_eq!(counts, [BATCH_COMMANDS, 2]);
+    }
+
+    #[test]
+    fn a_command_is_either_taken_or_given_up() {
+        let ticket = Ticket::default();
+        drop(GiveUp(ticket.clone()));
+        assert!(!ticket.claim());
+        let ticket = Ticket::default();
+        assert!(ticket.claim());
+        assert!(!ticket.clone().claim());
+    }
 }

@@ -76,7 +76,7 @@ impl Network {
     }
 
     /// What a node that dials with this reaches.
-    fn dial(&self, from: NodeId) -> Arc<dyn Dial> {
+    pub(crate) fn dial(&self, from: NodeId) -> Arc<dyn Dial> {
         Arc::new(PipeDial {
             network: self.clone(),
             from,

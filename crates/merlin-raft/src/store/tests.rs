@@ -5,7 +5,9 @@ use merlin_model::{Rejection, Revision};
 
 use super::*;
 use crate::config::{Config, Timers};
+use crate::open::Disk;
 use crate::state::tests::create;
+use crate::typ::MerlinNode;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -68,4 +70,64 @@ async fn commands_that_arrive_together_are_each_answered() {
     assert_eq!(refused.into_inner(), 100);
     assert_eq!(store.catalog().borrow().revision(), Revision(200));
     store.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_founding_that_a_crash_interrupted_is_finished_by_the_next_start() {
+    let named = tempfile::tempdir().unwrap();
+    let disk = Disk::open(named.path().to_owned()).await.unwrap();
+    let cluster = disk.node.cluster;
+    drop(disk);
+    let store = RaftStore::open(config(named.path())).await.unwrap();
+    assert_eq!(store.cluster_id(), cluster);
+    store.propose(create(1), PATIENCE).await.unwrap();
+    store.shutdown().await;
+
+    let initialized = tempfile::tempdir().unwrap();
+    let disk = Disk::open(initialized.path().to_owned()).await.unwrap();
+    let dial = crate::testing::Network::default().dial(1);
+    let timers = config(initialized.path()).timers;
+    let store = RaftStore::assemble(disk, timers, dial).await.unwrap();
+    let nodes = std::collections::BTreeMap::from([(1, MerlinNode::default())]);
+    let raft = &store.inner.consensus.raft;
+    raft.initialize(nodes).await.unwrap();
+    store.shutdown().await;
+    drop(store);
+    let store = RaftStore::open(config(initialized.path())).await.unwrap();
+    assert!(store.inner.views.cluster.borrow().founding.is_some());
+    store.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_command_larger_than_an_entry_is_refused_before_it_is_sent_anywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RaftStore::open(config(dir.path())).await.unwrap();
+    let large = merlin_proto::log::Command {
+        request_id: "x".repeat(crate::proposer::BATCH_BYTES),
+        ..(&create(1)).into()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let refused = store.inner.proposer.propose(large, Origin::Here, deadline);
+    let refused = refused.await;
+    assert!(
+        matches!(refused, Err(ProposeError::TooLarge { .. })),
+        "{refused:?}"
+    );
+    store.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_shut_down_says_so_and_frees_its_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RaftStore::open(config(dir.path())).await.unwrap();
+    store.shutdown().await;
+    store.shutdown().await;
+    let refused = store.propose(create(1), PATIENCE).await;
+    let Err(ProposeError::Unavailable { reason }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(reason.contains("shutting down"), "{reason}");
+    drop(store);
+    let again = RaftStore::open(config(dir.path())).await.unwrap();
+    again.shutdown().await;
 }
