@@ -50,7 +50,17 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
         .then(|| open_table(config.dataplane))
         .transpose()?;
     if let Some(path) = &config.join_token_file {
-        join(&config, path).await.context("--join-token-file")?;
+        let joined = join(&config, path).await.context("--join-token-file");
+        // Tokens expire and are cleaned away; a node that has joined does not need its any more.
+        match joined {
+            Err(error) if config.data_dir.join("node.json").exists() => {
+                warn!(
+                    error = format!("{error:#}"),
+                    "not joining: this node is a member already"
+                );
+            }
+            joined => joined?,
+        }
     }
     let store = RaftStore::open(store_config(&config))
         .await
@@ -169,7 +179,7 @@ fn open_table(kind: DataplaneKind) -> Result<(&'static str, Handle)> {
     })
 }
 
-/// Joins with the token in the file. A node that is a member is one already.
+/// Joins with the token in the file.
 async fn join(config: &Config, path: &Path) -> Result<()> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let token = text
