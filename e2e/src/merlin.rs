@@ -95,6 +95,8 @@ impl<'lab> Merlin<'lab> {
             .arg("--run-dir")
             .arg(self.run_directory())
             .args(["--peer-addr", &peer.to_string()])
+            // A guest has one CPU for all nodes, and everything else.
+            .args(["--election-timeout", "1s"])
             .args(&self.flags);
         // What one test set must not reach the daemon of the next.
         for (name, _) in std::env::vars_os() {

@@ -119,7 +119,7 @@ pub(crate) struct Settings {
     /// File with a token to join a cluster with; ignored by a node that is a member
     #[arg(long, env = "MERLIN_JOIN_TOKEN_FILE", value_name = "FILE")]
     pub(crate) join_token_file: Option<PathBuf>,
-    /// Time without a leader's heartbeat after which a node stands for election [default: 1s]
+    /// Time without a leader's heartbeat after which a node stands for election [default: 450ms]
     #[arg(long, env = "MERLIN_ELECTION_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "deserialize_duration")]
     pub(crate) election_timeout: Option<Duration>,

@@ -81,7 +81,8 @@ impl Config {
                  use a loopback address, or say --api-insecure"
             );
         }
-        let election_timeout = given.election_timeout.unwrap_or(Duration::from_secs(1));
+        // A dead leader is replaced within three times this, and a disk may stall for as long.
+        let election_timeout = given.election_timeout.unwrap_or(Duration::from_millis(450));
         ensure!(
             (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&election_timeout),
             "--election-timeout: must be 100ms to 60s"
