@@ -12,6 +12,7 @@
 //!
 //! `tests/kernel` puts them together; `cargo run -p e2e -- COMMAND` is a guest by hand.
 
+pub mod bench;
 pub mod guest;
 pub mod lab;
 pub mod merlin;

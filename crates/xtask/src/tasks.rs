@@ -76,7 +76,19 @@ pub(crate) fn bench(names: &[&str]) -> Result<()> {
     step(
         "building",
         "cargo",
-        &["build", "--release", "--bins", "--examples", "-p", "e2e"],
+        &["build", "--release", "--bins", "-p", "e2e"],
+    )?;
+    step(
+        "building",
+        "cargo",
+        &[
+            "build",
+            "--release",
+            "--example",
+            "probes",
+            "-p",
+            "merlin-health",
+        ],
     )?;
     let mut args = vec![
         "run",
