@@ -58,10 +58,12 @@ impl History {
             (Write::Delete, Outcome::Acknowledged { .. }) => Fate::Absent,
             (_, Outcome::Unknown) => Fate::Either,
         };
-        self.fates.insert(serial, fate);
+        let before = self.fates.insert(serial, fate);
         match outcome {
             Outcome::Acknowledged { revision } => {
                 self.acknowledged += 1;
+                // Asked first and answered later is one write.
+                self.unknown -= u64::from(before == Some(Fate::Either));
                 self.revision = self.revision.max(revision);
             }
             Outcome::Unknown => self.unknown += 1,

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use merlin_proto::metadata::read_reply;
 use merlin_proto::types::merlin_client::MerlinClient;
 use merlin_proto::types::{
-    ForwardMethod, Protocol, RealServer, VirtualService, real_server, virtual_service,
+    ForwardMethod, ListResponse, Protocol, RealServer, VirtualService, real_server, virtual_service,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -88,12 +88,7 @@ pub async fn run(plan: Plan, mut progress: impl FnMut(u32, &History)) -> Result<
 /// Reads everything and has it judged.
 async fn look(client: &mut MerlinClient<Channel>, history: &mut History) -> Result<()> {
     let listed = client.list(()).await.context("listing")?.into_inner();
-    let held: BTreeSet<Serial> = listed
-        .items
-        .iter()
-        .flat_map(|item| &item.servers)
-        .filter_map(|server| serial(server.key.as_ref()?))
-        .collect();
+    let held = held(&listed);
     let violations = history.judge(&held, listed.revision);
     let words: Vec<_> = violations.iter().map(ToString::to_string).collect();
     ensure!(
@@ -102,6 +97,14 @@ async fn look(client: &mut MerlinClient<Channel>, history: &mut History) -> Resu
         words.join("\n")
     );
     Ok(())
+}
+
+/// The serials of everything listed.
+pub(crate) fn held(listed: &ListResponse) -> BTreeSet<Serial> {
+    let servers = listed.items.iter().flat_map(|item| &item.servers);
+    servers
+        .filter_map(|server| serial(server.key.as_ref()?))
+        .collect()
 }
 
 /// Adds servers, and deletes some of its own again, until the daemon dies.
@@ -158,7 +161,7 @@ fn settle(
 
 // === objects ===
 
-fn service() -> VirtualService {
+pub(crate) fn service() -> VirtualService {
     VirtualService {
         id: SERVICE.into(),
         key: Some(virtual_service::Key {
@@ -176,7 +179,7 @@ fn service() -> VirtualService {
 }
 
 /// A server's address is its serial, in 10.128.0.0/9.
-fn server(serial: Serial) -> RealServer {
+pub(crate) fn server(serial: Serial) -> RealServer {
     let address = Ipv4Addr::from_bits(BASE | serial);
     RealServer {
         service_id: SERVICE.into(),
@@ -257,33 +260,35 @@ impl Daemon {
         Ok(Self { child, api, log })
     }
 
-    /// Connects once the daemon answers reads.
     async fn connect(&self) -> Result<MerlinClient<Channel>> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.api))?;
-        let deadline = Instant::now() + START;
-        loop {
-            let failure = match endpoint.connect().await {
-                Ok(channel) => {
-                    let mut client =
-                        MerlinClient::new(channel).max_decoding_message_size(usize::MAX);
-                    match client.list(()).await {
-                        Ok(_) => return Ok(client),
-                        Err(status) => status.to_string(),
-                    }
+        connect(self.api).await.map_err(|error| {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let from = log.lines().count().saturating_sub(20);
+            let tail: Vec<_> = log.lines().skip(from).collect();
+            error.context(tail.join("\n"))
+        })
+    }
+}
+
+/// Connects to a daemon once it answers reads.
+pub(crate) async fn connect(api: SocketAddr) -> Result<MerlinClient<Channel>> {
+    let endpoint = Endpoint::from_shared(format!("http://{api}"))?;
+    let deadline = Instant::now() + START;
+    loop {
+        let failure = match endpoint.connect().await {
+            Ok(channel) => {
+                let mut client = MerlinClient::new(channel).max_decoding_message_size(usize::MAX);
+                match client.list(()).await {
+                    Ok(_) => return Ok(client),
+                    Err(status) => status.to_string(),
                 }
-                Err(error) => error.to_string(),
-            };
-            if Instant::now() >= deadline {
-                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-                let tail: Vec<_> = log.lines().rev().take(20).collect();
-                let tail: Vec<_> = tail.into_iter().rev().collect();
-                bail!(
-                    "the daemon does not come back: {failure}\n{}",
-                    tail.join("\n")
-                );
             }
-            sleep(Duration::from_millis(5)).await;
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= deadline {
+            bail!("the daemon does not answer: {failure}");
         }
+        sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! `jepsen-like kill`: hurts a daemon for as long as you like and says whether it kept its word.
+//! `jepsen-like kill` and `jepsen-like power-cut`: hurt a daemon for as long as you like and say whether it kept its word.
 
 #![expect(
     clippy::print_stdout,
@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use jepsen_like::history::{History, Serial};
 use jepsen_like::kill::{self, Plan};
+use jepsen_like::power;
 
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -28,29 +30,56 @@ enum Run {
         #[arg(long, default_value_t = rand::random())]
         seed: u64,
     },
+    /// Cut the power of a guest at random moments during writes
+    PowerCut {
+        #[arg(long, default_value_t = 10)]
+        cuts: u32,
+        #[arg(long, default_value_t = rand::random())]
+        seed: u64,
+    },
+    /// What `power-cut` runs beside the daemon in its guest
+    #[command(hide = true)]
+    InGuest { first: Serial },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Run::Kill { rounds, seed } = Cli::parse().run;
-    println!("seed {seed}");
-    let longest = Duration::from_millis(400);
-    let ran = kill::run(
-        Plan {
-            rounds,
-            seed,
-            longest,
-        },
-        |round, history| {
-            if round % 10 == 0 {
-                let (acknowledged, unknown) = (history.acknowledged, history.unknown);
-                println!("{round} kills, {acknowledged} writes acknowledged, {unknown} unknown");
+    let verdict = match Cli::parse().run {
+        Run::Kill { rounds, seed } => {
+            println!("seed {seed}");
+            let longest = Duration::from_millis(400);
+            kill::run(
+                Plan {
+                    rounds,
+                    seed,
+                    longest,
+                },
+                |round, history| {
+                    if round % 10 == 0 {
+                        println!("{round} kills, {}", count(history));
+                    }
+                },
+            )
+            .await
+        }
+        Run::PowerCut { cuts, seed } => {
+            println!("seed {seed}");
+            let cut = || power::run(&std::env::current_exe()?, cuts, seed);
+            tokio::task::block_in_place(cut)
+        }
+        Run::InGuest { first } => {
+            if let Err(error) = power::in_guest(first).await {
+                eprintln!("{error:#}");
             }
-        },
-    );
-    match ran.await {
-        Ok(_) => {
-            println!("clean: every acknowledged write is there");
+            return ExitCode::FAILURE;
+        }
+    };
+    match verdict {
+        Ok(history) => {
+            println!(
+                "clean: every acknowledged write is there; {}",
+                count(&history)
+            );
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -58,4 +87,11 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn count(history: &History) -> String {
+    format!(
+        "{} acknowledged, {} unknown",
+        history.acknowledged, history.unknown
+    )
 }
