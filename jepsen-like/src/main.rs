@@ -1,5 +1,7 @@
-//! `jepsen-like kill` and `jepsen-like power-cut`: hurt a daemon for as long as you like and say whether it kept its word.
+//! `jepsen-like kill` and `jepsen-like power-cut`: hurt a daemon for as long as you like, and say
+//! whether it kept its word.
 
+#![expect(clippy::print_stderr, reason = "what went wrong in the guest")]
 #![expect(
     clippy::print_stdout,
     reason = "a run reports its progress and its verdict"
