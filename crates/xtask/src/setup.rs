@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 /// A guest with a real IPVS kernel, and what the demo runs in it.
 pub(crate) const GUEST: &[&str] = &[
+    "e2fsprogs",
     "gcc",
     "libc6-dev",
     "user-mode-linux",
@@ -17,13 +18,8 @@ pub(crate) const GUEST: &[&str] = &[
     "util-linux",
 ];
 
-/// What the tests need beyond that: disks to cut the power of, and another language's gRPC.
-pub(crate) const TEST: &[&str] = &[
-    "e2fsprogs",
-    "protobuf-compiler",
-    "python3-grpcio",
-    "python3-protobuf",
-];
+/// What the tests need beyond that: another language's gRPC.
+pub(crate) const TEST: &[&str] = &["protobuf-compiler", "python3-grpcio", "python3-protobuf"];
 
 /// The rivals that benchmarks measure beside merlin.
 pub(crate) const BENCH: &[&str] = &["keepalived"];
