@@ -1,0 +1,55 @@
+//! `merlin.v1.Cluster`: who is in the cluster, and letting nodes in.
+
+mod describe;
+mod tokens;
+
+use merlin_proto::v1::cluster_server::Cluster;
+use merlin_proto::v1::{
+    CreateTokenRequest, CreateTokenResponse, DescribeRequest, DescribeResponse, ListTokensRequest,
+    ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse,
+};
+use tonic::{Request, Response, Status};
+
+use crate::node::Node;
+
+#[derive(Debug)]
+pub(super) struct ClusterApi {
+    node: Node,
+}
+
+impl ClusterApi {
+    pub(super) fn new(node: Node) -> Self {
+        Self { node }
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterApi {
+    async fn describe(
+        &self,
+        _: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeResponse>, Status> {
+        Ok(Response::new(describe::describe(&self.node)))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenResponse>, Status> {
+        Ok(Response::new(tokens::create(&self.node, request).await?))
+    }
+
+    async fn list_tokens(
+        &self,
+        _: Request<ListTokensRequest>,
+    ) -> Result<Response<ListTokensResponse>, Status> {
+        Ok(Response::new(tokens::list(&self.node)))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<RevokeTokenRequest>,
+    ) -> Result<Response<RevokeTokenResponse>, Status> {
+        Ok(Response::new(tokens::revoke(&self.node, request).await?))
+    }
+}

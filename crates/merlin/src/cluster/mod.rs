@@ -1,0 +1,124 @@
+//! `merlin cluster ...`: asks the daemon of this host by its unix socket, or gets this host ready
+//! to be one of a cluster.
+//!
+//! Each command is a module: its arguments and what it does. Here are the dispatch and what the
+//! commands share: reaching the daemon, and printing an answer in the form that was asked for.
+
+mod failure;
+mod join;
+mod members;
+mod tables;
+mod token;
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use hyper_util::rt::TokioIo;
+use merlin_proto::json::Json;
+use merlin_proto::v1::cluster_client::ClusterClient;
+use prost::Name;
+use tokio::net::UnixStream;
+use tonic::Request;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use self::failure::Failure;
+pub(crate) use self::join::join;
+use crate::cli::parse_duration;
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// Where the daemon's socket merlin.sock is
+    #[arg(long, global = true, env = "MERLIN_RUN_DIR", value_name = "DIR")]
+    #[arg(default_value = "/run/merlin")]
+    run_dir: PathBuf,
+    /// How long to wait for an answer
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s")]
+    #[arg(value_parser = parse_duration)]
+    timeout: Duration,
+    /// Form of the output
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "FORM",
+        default_value = "table"
+    )]
+    output: Form,
+    #[command(subcommand)]
+    command: ClusterCommand,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Show whether the cluster takes writes, who leads, and who is in it
+    Status,
+    /// Show who is in the cluster
+    Members,
+    /// Make this host a node of an existing cluster
+    ///
+    /// Run it before the daemon's first start, or with the daemon stopped; then start the daemon.
+    /// It can be run again after it was interrupted. What the daemon is told about its data
+    /// directory and addresses has to be told here too.
+    Join(join::JoinArgs),
+    /// Make, list and revoke the tokens that let new nodes in
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+}
+
+pub(crate) async fn run(args: &ClusterArgs) -> ExitCode {
+    let done = match &args.command {
+        ClusterCommand::Status => members::status(args).await,
+        ClusterCommand::Members => members::members(args).await,
+        ClusterCommand::Join(join) => join.perform().await,
+        ClusterCommand::Token(token) => token.perform(args).await,
+    };
+    done.unwrap_or_else(|failure| failure.report())
+}
+
+impl ClusterArgs {
+    async fn connect(&self) -> Result<ClusterClient<Channel>, Failure> {
+        Ok(ClusterClient::new(channel(&self.run_dir).await?))
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        request
+    }
+
+    fn print<M: Name>(&self, message: &M, table: impl FnOnce(&M) -> String) -> io::Result<()> {
+        let text = match self.output {
+            Form::Table => table(message),
+            Form::Json => serde_json::to_string_pretty(&Json::full(message))? + "\n",
+        };
+        io::stdout().lock().write_all(text.as_bytes())
+    }
+}
+
+/// The daemon of this host, by its socket.
+async fn channel(run_dir: &Path) -> Result<Channel, Failure> {
+    let path: Arc<Path> = run_dir.join("merlin.sock").into();
+    let unreachable = |error: io::Error| {
+        Failure::Unreachable(format!(
+            "cannot reach the daemon at {}: {error}; is merlin running on this host?",
+            path.display()
+        ))
+    };
+    drop(UnixStream::connect(&path).await.map_err(unreachable)?);
+    let path = Arc::clone(&path);
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = Arc::clone(&path);
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    Ok(Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector))
+}

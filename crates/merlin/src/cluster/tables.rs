@@ -1,0 +1,165 @@
+//! Answers as tables for people.
+
+use std::fmt::Write as _;
+
+use merlin_proto::v1::{DescribeResponse, ListTokensResponse};
+
+pub(super) fn status(cluster: &DescribeResponse) -> String {
+    let voters = cluster.members.iter().filter(|member| member.voter).count();
+    let quorum = voters / 2 + 1;
+    let leader = cluster
+        .members
+        .iter()
+        .find(|member| member.id == cluster.leader);
+    let leader = leader.map_or("none".to_owned(), |leader| {
+        format!("{} ({})", leader.id, leader.name)
+    });
+    let writes = match cluster.unavailable.as_str() {
+        "" => "yes".to_owned(),
+        reason => format!("no: {reason}"),
+    };
+    let mut text = String::new();
+    let mut line = |name: &str, value: &dyn std::fmt::Display| {
+        let _ = writeln!(text, "{name:<10}{value}");
+    };
+    line(
+        "Cluster",
+        &format_args!("{} incarnation {}", cluster.cluster_id, cluster.incarnation),
+    );
+    line("Leader", &leader);
+    line("Term", &cluster.term);
+    line("Revision", &cluster.revision);
+    let tolerated = voters.saturating_sub(quorum);
+    line(
+        "Quorum",
+        &format_args!("{quorum} of {voters} voters, tolerates {tolerated} failure(s)"),
+    );
+    line("Writes", &writes);
+    text.push('\n');
+    text + &members(cluster)
+}
+
+pub(super) fn members(cluster: &DescribeResponse) -> String {
+    let mut rows = vec![["ID", "NAME", "ADDRESS", "ROLE", "LAG", ""].map(str::to_owned)];
+    rows.extend(cluster.members.iter().map(|member| {
+        [
+            member.id.to_string(),
+            member.name.clone(),
+            member.addr.clone(),
+            member.role.clone(),
+            member.lag.map_or("-".to_owned(), |lag| lag.to_string()),
+            if member.id == cluster.node_id {
+                "this node".to_owned()
+            } else {
+                String::new()
+            },
+        ]
+    }));
+    table(&rows)
+}
+
+pub(super) fn tokens(listed: &ListTokensResponse) -> String {
+    let mut rows = vec![["ID", "NAME", "ROLE", "USES LEFT", "EXPIRES"].map(str::to_owned)];
+    rows.extend(listed.tokens.iter().map(|token| {
+        let expires = token
+            .expires
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        [
+            token.id.clone(),
+            token.name.clone(),
+            token.role.clone(),
+            token.uses_left.to_string(),
+            if token.revoked {
+                "revoked".to_owned()
+            } else {
+                expires
+            },
+        ]
+    }));
+    table(&rows)
+}
+
+/// Rows in columns as wide as their widest cell.
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let cells = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use merlin_proto::v1::ClusterMember;
+
+    use super::*;
+
+    fn described() -> DescribeResponse {
+        let member = |id, name: &str, role: &str| ClusterMember {
+            id,
+            name: name.into(),
+            addr: format!("10.0.0.{id}:4284"),
+            role: role.into(),
+            voter: role != "learner",
+            lag: (id != 3).then_some(0),
+        };
+        DescribeResponse {
+            cluster_id: "9f2c".into(),
+            incarnation: 1,
+            node_id: 1,
+            leader: 1,
+            term: 4,
+            revision: 17,
+            members: vec![
+                member(1, "lb-one", "leader"),
+                member(2, "lb2", "follower"),
+                member(3, "lb3", "learner"),
+            ],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn status_says_how_many_failures_the_cluster_survives() {
+        let expected = "\
+Cluster   9f2c incarnation 1
+Leader    1 (lb-one)
+Term      4
+Revision  17
+Quorum    2 of 2 voters, tolerates 0 failure(s)
+Writes    yes
+
+ID  NAME    ADDRESS        ROLE      LAG
+1   lb-one  10.0.0.1:4284  leader    0    this node
+2   lb2     10.0.0.2:4284  follower  0
+3   lb3     10.0.0.3:4284  learner   -
+";
+        assert_eq!(status(&described()), expected);
+    }
+
+    #[test]
+    fn status_says_why_writes_are_not_possible() {
+        let lost = DescribeResponse {
+            leader: 0,
+            unavailable: "no leader".into(),
+            ..described()
+        };
+        let text = status(&lost);
+        assert!(text.contains("Leader    none\n"), "{text}");
+        assert!(text.contains("Writes    no: no leader\n"), "{text}");
+    }
+}
