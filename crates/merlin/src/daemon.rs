@@ -35,6 +35,7 @@ use crate::listen::{self, AdminSocket};
 use crate::logging::Level;
 use crate::metrics::{Metrics, Requests};
 use crate::node::{Dataplane, Inner, Node};
+use crate::store::Store;
 use crate::{api, cluster, fleet, http};
 
 /// How long open requests may take to finish once the daemon is told to stop.
@@ -62,9 +63,10 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
             joined => joined?,
         }
     }
-    let store = RaftStore::open(store_config(&config))
+    let raft = RaftStore::open(raft_config(&config))
         .await
         .context("opening the store")?;
+    let store = Store::Raft(raft);
     let socket = AdminSocket::bind(&config.run_dir)?;
 
     let shutdown = CancellationToken::new();
@@ -143,7 +145,7 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
 }
 
 /// Waits for a reason to stop; only a signal is a good one.
-async fn wait(tasks: &mut Tasks, store: &RaftStore, args: &RunArgs, level: &Level) -> Result<()> {
+async fn wait(tasks: &mut Tasks, store: &Store, args: &RunArgs, level: &Level) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
@@ -191,7 +193,7 @@ async fn join(config: &Config, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn store_config(config: &Config) -> merlin_raft::Config {
+fn raft_config(config: &Config) -> merlin_raft::Config {
     merlin_raft::Config {
         data_dir: config.data_dir.clone(),
         node_name: config.node_name.clone(),
@@ -222,7 +224,7 @@ fn reconcile_config(config: &Config) -> merlin_reconcile::Config {
 /// kernel rightly holds. So the first pass waits until the store has everything that was
 /// acknowledged. Where no quorum tells, a catalog from before the restart is good after a while:
 /// it has everything this node ever applied. A node that never had one goes on waiting.
-async fn settled(store: RaftStore, election_timeout: Duration, shutdown: CancellationToken) {
+async fn settled(store: Store, election_timeout: Duration, shutdown: CancellationToken) {
     let patience = election_timeout * 5;
     let had_catalog = !store.catalog().borrow().is_pristine();
     let caught_up = async {

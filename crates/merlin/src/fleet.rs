@@ -7,10 +7,10 @@ use bytes::Bytes;
 use futures::future::join_all;
 use merlin_proto::peer::{Answer, Question, answer, question};
 use merlin_proto::v1;
-use merlin_raft::Member;
 use prost::Message;
 
 use crate::node::Node;
+use crate::store::Peer;
 
 /// A member that takes longer is reported as not answering; the others are shown.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Every member's status, this node's first-hand, in the order of their ids.
 pub(crate) async fn status(node: &Node) -> Vec<v1::NodeStatus> {
     let question = question::Question::Status(v1::StatusRequest { local: true });
-    let ask = async |member: Member| {
+    let ask = async |member: Peer| {
         if member.id == node.store().node_id() {
             return node.status();
         }
@@ -34,7 +34,7 @@ pub(crate) async fn status(node: &Node) -> Vec<v1::NodeStatus> {
             Ok(answer::Answer::Live(_)) => unreachable("answered another question".to_owned()),
         }
     };
-    join_all(node.store().status().members.into_iter().map(ask)).await
+    join_all(node.store().peers().into_iter().map(ask)).await
 }
 
 /// Every member's live table.
@@ -44,7 +44,7 @@ pub(crate) async fn live(node: &Node, request: v1::LiveRequest) -> Vec<v1::NodeT
         ..request
     };
     let question = question::Question::Live(local.clone());
-    let ask = async |member: Member| {
+    let ask = async |member: Peer| {
         if member.id == node.store().node_id() {
             return node.live(&local).await;
         }
@@ -60,7 +60,7 @@ pub(crate) async fn live(node: &Node, request: v1::LiveRequest) -> Vec<v1::NodeT
             Ok(answer::Answer::Status(_)) => unreachable("answered another question".to_owned()),
         }
     };
-    join_all(node.store().status().members.into_iter().map(ask)).await
+    join_all(node.store().peers().into_iter().map(ask)).await
 }
 
 async fn ask(

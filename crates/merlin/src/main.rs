@@ -11,6 +11,7 @@ mod listen;
 mod logging;
 mod metrics;
 mod node;
+mod store;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use merlin_model::Verdict;
+use merlin_raft::RaftStore;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, MetricEncoder,
@@ -94,17 +95,7 @@ impl Collector for NodeCollector {
             "Whether the store takes writes",
             flag(store.unavailable.is_none()),
         )?;
-        out.gauge("raft_term", "Term of the node's vote", count(store.term))?;
-        out.gauge(
-            "raft_leader",
-            "Whether this node leads",
-            flag(store.leader == Some(store.node)),
-        )?;
-        out.gauge(
-            "raft_members",
-            "Members of the cluster",
-            store.members.len() as f64,
-        )?;
+        self.encode_raft(&mut out)?;
         out.gauge(
             "catalog_revision",
             "Revision of the catalog held",
@@ -126,6 +117,23 @@ impl Collector for NodeCollector {
 }
 
 impl NodeCollector {
+    fn encode_raft(&self, out: &mut Output<'_>) -> fmt::Result {
+        let Some(raft) = self.node.store().raft().map(RaftStore::status) else {
+            return Ok(());
+        };
+        out.gauge("raft_term", "Term of the node's vote", count(raft.term))?;
+        out.gauge(
+            "raft_leader",
+            "Whether this node leads",
+            flag(raft.leader == Some(raft.node)),
+        )?;
+        out.gauge(
+            "raft_members",
+            "Members of the cluster",
+            raft.members.len() as f64,
+        )
+    }
+
     fn encode_reconciler(&self, out: &mut Output<'_>) -> fmt::Result {
         let Some(status) = self.node.reconciler() else {
             return Ok(());

@@ -8,9 +8,10 @@ use merlin_ipvs::Handle;
 use merlin_model::table::{Counters, DestinationKey, Key, LiveDestination, LiveService};
 use merlin_model::{Catalog, HealthView, ServerHealth, ServiceId, Verdict, VirtualService};
 use merlin_proto::{types, v1};
-use merlin_raft::RaftStore;
 use merlin_reconcile::Status;
 use tokio::sync::watch;
+
+use crate::store::Store;
 
 /// Handles to everything that knows something about this node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -20,7 +21,7 @@ pub(crate) struct Node(Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) name: String,
     pub(crate) started: Instant,
-    pub(crate) store: RaftStore,
+    pub(crate) store: Store,
     /// Absent when the node serves the API only.
     pub(crate) dataplane: Option<Dataplane>,
     pub(crate) health: watch::Receiver<HealthView>,
@@ -41,7 +42,7 @@ impl Node {
         Self(Arc::new(inner))
     }
 
-    pub(crate) fn store(&self) -> &RaftStore {
+    pub(crate) fn store(&self) -> &Store {
         &self.0.store
     }
 
@@ -72,8 +73,7 @@ impl Node {
 
     /// Which history this node's revisions belong to.
     pub(crate) fn incarnation(&self) -> String {
-        let store = self.0.store.status();
-        format!("{}/{}", store.cluster, store.incarnation)
+        self.0.store.incarnation()
     }
 
     /// What is wrong with the node as a whole.
@@ -109,17 +109,17 @@ impl Node {
         }
         let mut status = v1::NodeStatus {
             name: self.0.name.clone(),
-            id: store.node,
+            id: self.0.store.node_id(),
             error: String::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: prost_types::Duration::try_from(self.0.started.elapsed()).ok(),
             store: Some(v1::node_status::Store {
-                backend: "raft".to_owned(),
+                backend: store.backend.to_owned(),
                 available: store.unavailable.is_none(),
                 error: store.unavailable.unwrap_or_default(),
-                role: store.role.as_str().to_owned(),
-                leader: store.leader.unwrap_or_default(),
-                cluster_id: store.cluster.to_string(),
+                role: store.role.to_owned(),
+                leader: store.leader,
+                cluster_id: store.cluster,
             }),
             catalog_revision: self.catalog().revision().0,
             health: Some(v1::node_status::Health { up, down, unknown }),

@@ -1,12 +1,10 @@
 //! The cluster as this node sees it.
 
 use merlin_proto::v1::{ClusterMember, DescribeResponse};
-use merlin_raft::{Member, Role};
+use merlin_raft::{Member, RaftStore, Role};
 
-use crate::node::Node;
-
-pub(super) fn describe(node: &Node) -> DescribeResponse {
-    let status = node.store().status();
+pub(super) fn describe(raft: &RaftStore) -> DescribeResponse {
+    let status = raft.status();
     let member = |member: Member| ClusterMember {
         id: member.id,
         name: member.name,
@@ -21,7 +19,7 @@ pub(super) fn describe(node: &Node) -> DescribeResponse {
         node_id: status.node,
         leader: status.leader.unwrap_or_default(),
         term: status.term,
-        revision: node.catalog().revision().0,
+        revision: raft.catalog().borrow().revision().0,
         unavailable: status.unavailable.unwrap_or_default(),
         members: status.members.into_iter().map(member).collect(),
     }

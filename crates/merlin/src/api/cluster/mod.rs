@@ -8,6 +8,7 @@ use merlin_proto::v1::{
     CreateTokenRequest, CreateTokenResponse, DescribeRequest, DescribeResponse, ListTokensRequest,
     ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse,
 };
+use merlin_raft::RaftStore;
 use tonic::{Request, Response, Status};
 
 use crate::node::Node;
@@ -21,6 +22,17 @@ impl ClusterApi {
     pub(super) fn new(node: Node) -> Self {
         Self { node }
     }
+
+    /// The one store that has what this service is about.
+    fn raft(&self) -> Result<&RaftStore, Status> {
+        let store = self.node.store();
+        store.raft().ok_or_else(|| {
+            Status::failed_precondition(format!(
+                "cluster commands are for the raft store: this node keeps its catalog in {}",
+                store.status().backend
+            ))
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -29,27 +41,27 @@ impl Cluster for ClusterApi {
         &self,
         _: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        Ok(Response::new(describe::describe(&self.node)))
+        Ok(Response::new(describe::describe(self.raft()?)))
     }
 
     async fn create_token(
         &self,
         request: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenResponse>, Status> {
-        Ok(Response::new(tokens::create(&self.node, request).await?))
+        Ok(Response::new(tokens::create(self.raft()?, request).await?))
     }
 
     async fn list_tokens(
         &self,
         _: Request<ListTokensRequest>,
     ) -> Result<Response<ListTokensResponse>, Status> {
-        Ok(Response::new(tokens::list(&self.node)))
+        Ok(Response::new(tokens::list(self.raft()?)))
     }
 
     async fn revoke_token(
         &self,
         request: Request<RevokeTokenRequest>,
     ) -> Result<Response<RevokeTokenResponse>, Status> {
-        Ok(Response::new(tokens::revoke(&self.node, request).await?))
+        Ok(Response::new(tokens::revoke(self.raft()?, request).await?))
     }
 }

@@ -8,24 +8,23 @@ use merlin_proto::v1::{
     CreateTokenRequest, CreateTokenResponse, JoinToken, ListTokensResponse, RevokeTokenRequest,
     RevokeTokenResponse,
 };
-use merlin_raft::NewToken;
 use merlin_raft::identity::{EnrollmentAnswer, EnrollmentCommand, Role, TokenId, TokenRecord};
+use merlin_raft::{NewToken, RaftStore};
 use tonic::{Request, Status};
 
 use crate::api::metadata::timeout;
-use crate::node::Node;
 
 const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const MAX_USES: u32 = 1000;
 const MAX_NAME: usize = 255;
 
 pub(super) async fn create(
-    node: &Node,
+    raft: &RaftStore,
     request: Request<CreateTokenRequest>,
 ) -> Result<CreateTokenResponse, Status> {
     let timeout = timeout(request.metadata());
     let wanted = parse(request.into_inner()).map_err(|invalid| invalid.to_status())?;
-    let created = node.store().create_token(wanted, timeout).await;
+    let created = raft.create_token(wanted, timeout).await;
     let token = created.map_err(|error| error.to_status())?;
     Ok(CreateTokenResponse {
         id: token.id.to_string(),
@@ -33,8 +32,8 @@ pub(super) async fn create(
     })
 }
 
-pub(super) fn list(node: &Node) -> ListTokensResponse {
-    let tokens = node.store().enrollment().tokens;
+pub(super) fn list(raft: &RaftStore) -> ListTokensResponse {
+    let tokens = raft.enrollment().tokens;
     let token = |(id, record): (TokenId, TokenRecord)| JoinToken {
         id: id.to_string(),
         name: record.name,
@@ -48,7 +47,7 @@ pub(super) fn list(node: &Node) -> ListTokensResponse {
 }
 
 pub(super) async fn revoke(
-    node: &Node,
+    raft: &RaftStore,
     request: Request<RevokeTokenRequest>,
 ) -> Result<RevokeTokenResponse, Status> {
     let timeout = timeout(request.metadata());
@@ -57,7 +56,7 @@ pub(super) async fn revoke(
         Invalid::new("id", format!("{id:?} is not a token's id: see token list")).to_status()
     })?;
     let command = EnrollmentCommand::RevokeToken(id);
-    let answer = node.store().enroll(command, timeout).await;
+    let answer = raft.enroll(command, timeout).await;
     if let EnrollmentAnswer::Refused(error) = answer.map_err(|error| error.to_status())? {
         return Err(Status::not_found(error.to_string()));
     }
