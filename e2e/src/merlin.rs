@@ -85,25 +85,9 @@ impl<'lab> Merlin<'lab> {
 
     /// Starts the daemon without waiting.
     pub fn launch(&mut self) -> Result<()> {
-        let peer = SocketAddr::new(self.host.control(), PEER_PORT);
         let mut command = Command::new(programs::locate("merlin")?);
-        command
-            .arg("run")
-            .args(["--node-name", self.host.name()])
-            .arg("--data-dir")
-            .arg(self.directory.join("data"))
-            .arg("--run-dir")
-            .arg(self.run_directory())
-            .args(["--peer-addr", &peer.to_string()])
-            // A guest has one CPU for all nodes, and everything else.
-            .args(["--election-timeout", "1s"])
-            .args(&self.flags);
-        // What one test set must not reach the daemon of the next.
-        for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"MERLIN_") {
-                command.env_remove(name);
-            }
-        }
+        command.arg("run").args(&self.flags);
+        self.set_environment(&mut command);
         self.daemon = Some(self.lab.spawn(self.host, "merlin", &mut command)?);
         Ok(())
     }
@@ -128,6 +112,12 @@ impl<'lab> Merlin<'lab> {
             .namespace
             .enter(|| Ok(crate::peer::client::get(target, path, timeout)?))
             .with_context(|| format!("asking for {path}"))
+    }
+
+    /// Whether the daemon was started, and neither killed nor stopped since.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.daemon.is_some()
     }
 
     /// The daemon's process.
@@ -172,11 +162,28 @@ impl<'lab> Merlin<'lab> {
         Ok(said.stdout)
     }
 
+    /// What differs from host to host. The hosts of a lab share one file system.
+    fn set_environment(&self, command: &mut Command) {
+        // What one test set must not reach the daemon of the next.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"MERLIN_") {
+                command.env_remove(name);
+            }
+        }
+        let peer = SocketAddr::new(self.host.control(), PEER_PORT);
+        command
+            .env("MERLIN_NODE_NAME", self.host.name())
+            .env("MERLIN_DATA_DIR", self.directory.join("data"))
+            .env("MERLIN_RUN_DIR", self.run_directory())
+            .env("MERLIN_PEER_ADDR", peer.to_string())
+            // A guest has one CPU for all nodes, and everything else.
+            .env("MERLIN_ELECTION_TIMEOUT", "1s");
+    }
+
     fn tool(&self, program: &str, words: &str) -> Result<Said> {
         let mut command = Command::new(programs::locate(program)?);
-        command
-            .args(words.split_whitespace())
-            .env("MERLIN_RUN_DIR", self.run_directory());
+        command.args(words.split_whitespace());
+        self.set_environment(&mut command);
         let Output {
             status,
             stdout,

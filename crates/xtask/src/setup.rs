@@ -4,11 +4,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+/// What the build itself runs: a C compiler for the cryptography, and the compiler of protobuf
+/// files for etcd's.
+pub(crate) const BUILD: &[&str] = &["gcc", "libc6-dev", "protobuf-compiler"];
+
 /// A guest with a real IPVS kernel, and what the demo runs in it.
 pub(crate) const GUEST: &[&str] = &[
     "e2fsprogs",
-    "gcc",
-    "libc6-dev",
     "user-mode-linux",
     "ipvsadm",
     "iproute2",
@@ -18,13 +20,18 @@ pub(crate) const GUEST: &[&str] = &[
     "util-linux",
 ];
 
-/// What the tests need beyond that: another language's gRPC.
-pub(crate) const TEST: &[&str] = &["protobuf-compiler", "python3-grpcio", "python3-protobuf"];
+/// What the tests need beyond that: another language's gRPC, and the other store.
+pub(crate) const TEST: &[&str] = &[
+    "etcd-client",
+    "etcd-server",
+    "python3-grpcio",
+    "python3-protobuf",
+];
 
 /// The rivals that benchmarks measure beside merlin.
-pub(crate) const BENCH: &[&str] = &["keepalived"];
+pub(crate) const BENCH: &[&str] = &["etcd-server", "keepalived"];
 
-pub(crate) const ALL: &[&[&str]] = &[GUEST, TEST, BENCH];
+pub(crate) const ALL: &[&[&str]] = &[BUILD, GUEST, TEST, BENCH];
 
 /// Installs whichever packages are missing; a machine that has them all is left alone.
 pub(crate) fn install(sets: &[&[&str]]) -> Result<()> {

@@ -9,25 +9,9 @@ use crate::setup;
 
 /// Shows the main job in a guest, with optimised binaries.
 pub(crate) fn demo() -> Result<()> {
-    setup::install(&[setup::GUEST])?;
-    step(
-        "building",
-        "cargo",
-        &[
-            "build",
-            "--release",
-            "--bins",
-            "-p",
-            "merlin",
-            "-p",
-            "meradm",
-        ],
-    )?;
-    step(
-        "building",
-        "cargo",
-        &["build", "--release", "--bins", "-p", "e2e"],
-    )?;
+    setup::install(&[setup::BUILD, setup::GUEST])?;
+    build_release(&["--bins", "-p", "merlin", "-p", "meradm"])?;
+    build_release(&["--bins", "-p", "e2e"])?;
     run(
         "cargo",
         &["run", "--release", "--quiet", "-p", "e2e", "--bin", "demo"],
@@ -36,7 +20,7 @@ pub(crate) fn demo() -> Result<()> {
 
 /// Every check there is, the cheap ones first. With a filter, only the tests it names.
 pub(crate) fn test(filter: &[&str]) -> Result<()> {
-    setup::install(&[setup::GUEST, setup::TEST])?;
+    setup::install(&[setup::BUILD, setup::GUEST, setup::TEST])?;
     if !filter.is_empty() {
         let mut args = vec!["test", "--workspace"];
         args.extend(filter);
@@ -57,40 +41,13 @@ pub(crate) fn test(filter: &[&str]) -> Result<()> {
     step("documentation", "cargo", &rustdoc)
 }
 
-/// Measures in a guest, with optimised binaries.
+/// Measures with optimised binaries, in a guest and on this machine.
 pub(crate) fn bench(names: &[&str]) -> Result<()> {
-    setup::install(&[setup::GUEST, setup::BENCH])?;
-    step(
-        "building",
-        "cargo",
-        &[
-            "build",
-            "--release",
-            "--bins",
-            "-p",
-            "merlin",
-            "-p",
-            "meradm",
-        ],
-    )?;
-    step(
-        "building",
-        "cargo",
-        &["build", "--release", "--bins", "-p", "e2e"],
-    )?;
-    step(
-        "building",
-        "cargo",
-        &[
-            "build",
-            "--release",
-            "--example",
-            "probes",
-            "-p",
-            "merlin-health",
-        ],
-    )?;
-    let mut args = vec![
+    setup::install(&[setup::BUILD, setup::GUEST, setup::BENCH])?;
+    build_release(&["--bins", "-p", "merlin", "-p", "meradm"])?;
+    build_release(&["--bins", "-p", "e2e"])?;
+    build_release(&["--example", "probes", "-p", "merlin-health"])?;
+    let bench = [
         "run",
         "--release",
         "--quiet",
@@ -100,8 +57,17 @@ pub(crate) fn bench(names: &[&str]) -> Result<()> {
         "bench",
         "--",
     ];
-    args.extend(names);
-    run("cargo", &args)
+    run("cargo", &[&bench, names].concat())
+}
+
+/// The programs apart from what drives them: together, features that only one of them asks for
+/// would be in all.
+fn build_release(what: &[&str]) -> Result<()> {
+    step(
+        "building",
+        "cargo",
+        &[&["build", "--release"], what].concat(),
+    )
 }
 
 /// Runs a command and reports how long it took.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,17 @@ impl Host {
             .lines()
             .map(|line| line.trim_end().to_owned())
             .collect())
+    }
+
+    /// How many connections this host's kernel has given to each real server so far. The kernel
+    /// adds them up every two seconds.
+    pub fn connections(&self) -> Result<BTreeMap<SocketAddr, u64>> {
+        let listed = self.ipvsadm("--list --numeric --stats --exact")?;
+        let mut connections = BTreeMap::new();
+        for (server, count) in listed.lines().filter_map(parse_connections) {
+            *connections.entry(server).or_default() += count;
+        }
+        Ok(connections)
     }
 
     /// Starts recording every weight that a real server of this host's table has, and had.
@@ -104,6 +116,11 @@ impl WeightChanges {
         self.looks > 0 && self.seen.values().all(|weights| weights.len() == 1)
     }
 
+    /// The weights each rule was seen with, in the order of their addresses.
+    pub fn histories(&self) -> impl Iterator<Item = &[Option<u32>]> {
+        self.seen.values().map(Vec::as_slice)
+    }
+
     fn observe(&mut self, table: &str) {
         let now: BTreeMap<_, _> = parse_weights(table).collect();
         for (rule, weights) in &mut self.seen {
@@ -166,9 +183,30 @@ fn parse_weights(table: &str) -> impl Iterator<Item = ((String, String), u32)> +
     })
 }
 
+/// Real server and connections of every line like `  -> 10.1.0.21:80    7   42   0   2394   0`.
+fn parse_connections(line: &str) -> Option<(SocketAddr, u64)> {
+    let mut words = line.split_whitespace();
+    match (words.next()?, words.next()?, words.next()?) {
+        ("->", server, count) => Some((server.parse().ok()?, count.parse().ok()?)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_are_read_from_the_lines_of_real_servers_alone() {
+        let parsed = |line| parse_connections(line);
+        let server = "10.1.0.21:80".parse().unwrap();
+        assert_eq!(
+            parsed("  -> 10.1.0.21:80     7   42   0   2394   0"),
+            Some((server, 7))
+        );
+        assert_eq!(parsed("  -> RemoteAddress:Port"), None);
+        assert_eq!(parsed("TCP  10.9.0.1:80   21  126  0  7182  0"), None);
+    }
 
     fn table(servers: &[(&str, u32)]) -> String {
         let mut table = "IP Virtual Server version 1.2.1 (size=4096)\n\

@@ -15,7 +15,7 @@
 //!   masquerading (its answers go back through the chosen balancer); by its *front* address,
 //!   direct routing and tunnels (its answers go straight to the client).
 //! * The client's packets to a VIP go through the balancer chosen by [`Lab::route_through`]; to
-//!   begin with, the first.
+//!   begin with, the first. [`Lab::route_through_all`] spreads its connections over all of them.
 //! * Balancers talk to each other on *control*, so that cutting it ([`Lab::cut_control`]) leaves
 //!   the traffic alone.
 //!
@@ -162,6 +162,12 @@ impl Lab {
     /// answer from their back addresses. Connections follow their packets.
     pub fn route_through(&self, balancer: &Host) -> Result<()> {
         network::route_through(self, balancer)
+    }
+
+    /// Spreads the client's connections over all balancers, as the routers before them would.
+    /// Real servers have to answer straight to the client: by direct routing or through tunnels.
+    pub fn route_through_all(&self) -> Result<()> {
+        network::spread(self)
     }
 
     /// Unplugs a balancer from the control network; traffic and real servers stay in reach.

@@ -215,6 +215,26 @@ pub(super) fn route_through(lab: &Lab, balancer: &Host) -> Result<()> {
         .try_for_each(|server| ip_batch(Some(&server.namespace), &at_servers))
 }
 
+/// By flow, so that a connection's packets keep their balancer.
+pub(super) fn spread(lab: &Lab) -> Result<()> {
+    let policies = [
+        "net/ipv4/fib_multipath_hash_policy",
+        "net/ipv6/fib_multipath_hash_policy",
+    ];
+    for policy in policies {
+        lab.client.namespace.sysctl(policy, "1")?;
+    }
+    let mut batch = String::new();
+    for &family in VIRTUAL.families {
+        write!(batch, "route replace {}", VIRTUAL.prefix(family))?;
+        for balancer in &lab.balancers {
+            write!(batch, " nexthop via {}", balancer.front(family))?;
+        }
+        writeln!(batch)?;
+    }
+    ip_batch(Some(&lab.client.namespace), &batch)
+}
+
 pub(super) fn plug(wire: &Namespace, balancer: &Host, connected: bool) -> Result<()> {
     let state = if connected { "up" } else { "down" };
     ip_batch(
