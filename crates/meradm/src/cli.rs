@@ -89,6 +89,10 @@ pub(crate) enum Form {
 pub(crate) enum Command {
     /// List virtual services and their real servers
     List(List),
+    /// Print the whole catalog as a file that import reads
+    Export(Export),
+    /// Make the catalog hold what a file declares
+    Import(Import),
     /// Show how every node is doing
     Status,
     /// Print changes as they happen, one per line
@@ -117,6 +121,29 @@ pub(crate) struct List {
     /// Add what the kernel of every node holds: weights, connections and health
     #[arg(long)]
     pub(crate) live: bool,
+}
+
+/// As YAML, or with -o json as JSON. Sorted, so that two exports can be compared line by line.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Accept the node's own copy, which may lag; it works without a quorum
+    #[arg(long)]
+    pub(crate) stale: bool,
+}
+
+/// Prints what differs, then does it: adds (+), edits (~) and, if asked to, removes (-). Nothing is
+/// done when anything in the file is wrong. Running it again does what is left, or nothing.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// YAML or JSON, as export writes it; - for standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Only print what differs
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Remove services and real servers that are not in the file
+    #[arg(long)]
+    pub(crate) prune: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use merlin_model::command::{Reply, RequestId};
+use merlin_model::command::{Mutation, Reply, RequestId};
 use merlin_model::store::Consistency;
 use merlin_model::{Invalid, Revision};
 use merlin_proto::json::Json;
@@ -40,7 +40,7 @@ pub(crate) enum Change {
     DeleteServer(RealServer),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Client {
     channel: Channel,
     deadline: Instant,
@@ -57,6 +57,14 @@ impl Client {
             timeout: global.timeout,
             debug: global.debug,
         })
+    }
+
+    /// The same client with all of its time before it: one command can be many requests.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            deadline: Instant::now() + self.timeout,
+            ..self.clone()
+        }
     }
 
     /// Makes a change. The reply is absent from nodes that know no revisions.
@@ -209,6 +217,21 @@ impl Change {
             Self::CreateServer(it) => format!("CreateServer {}", json(Json::terse(it))),
             Self::UpdateServer(it) => format!("UpdateServer {}", json(Json::terse(it))),
             Self::DeleteServer(it) => format!("DeleteServer {}", json(Json::terse(it))),
+        }
+    }
+}
+
+impl From<&Mutation> for Change {
+    fn from(mutation: &Mutation) -> Self {
+        use merlin_proto::log::command::Mutation as Message;
+
+        match Message::from(mutation) {
+            Message::CreateService(it) => Self::CreateService(it),
+            Message::UpdateService(it) => Self::UpdateService(it),
+            Message::DeleteService(id) => Self::DeleteService(id),
+            Message::CreateServer(it) => Self::CreateServer(it),
+            Message::UpdateServer(it) => Self::UpdateServer(it),
+            Message::DeleteServer(it) => Self::DeleteServer(it),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What the commands do.
 
+mod export;
 mod generate;
+mod import;
 mod list;
 mod server;
 mod service;
@@ -18,6 +20,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let global = cli.global;
     match cli.command {
         Command::List(args) => list::run(&global, &args).await,
+        Command::Export(args) => export::run(&global, &args).await,
+        Command::Import(args) => import::run(&global, &args).await,
         Command::Status => status::run(&global).await,
         Command::Watch(args) => watch::run(&global, &args).await,
         Command::Service(command) => {

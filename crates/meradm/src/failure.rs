@@ -19,6 +19,10 @@ pub(crate) enum Failure {
     Unreachable(String),
     /// A node refused or failed.
     Status(Status),
+    /// What was asked for makes no sense to the catalog; nothing was changed.
+    Rejected(String),
+    /// Something on this host is in the way.
+    Local(String),
     /// The result could not be printed.
     Output(io::Error),
 }
@@ -49,6 +53,8 @@ impl Failure {
             }
             Self::Output(error) => (FAILURE, error.to_string()),
             Self::Unreachable(words) => (UNAVAILABLE, words.clone()),
+            Self::Rejected(words) => (REJECTED, words.clone()),
+            Self::Local(words) => (FAILURE, words.clone()),
             Self::Status(status) => match meaning(status) {
                 Meaning::Rejected => (REJECTED, in_words(status)),
                 Meaning::Unavailable | Meaning::Unknown => (UNAVAILABLE, in_words(status)),

@@ -3,12 +3,14 @@
 //! * [`cli`]: what can be said; completions and manual pages come from it.
 //! * [`commands`]: what is done about it, one module per noun.
 //! * [`client`] and [`connect`]: how a node is found, asked, and asked again.
+//! * [`document`]: the catalog as a file.
 //! * [`table`], [`output`]: what is printed. Standard output carries results only.
 
 mod cli;
 mod client;
 mod commands;
 mod connect;
+mod document;
 mod duration;
 mod failure;
 mod output;

@@ -41,7 +41,7 @@ pub(crate) fn write(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-fn yaml(value: &impl Serialize) -> io::Result<String> {
+pub(crate) fn yaml(value: &impl Serialize) -> io::Result<String> {
     serde_norway::to_string(value).map_err(io::Error::other)
 }
 

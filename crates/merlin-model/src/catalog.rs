@@ -24,7 +24,7 @@ use crate::server::{HealthCheck, RealServerConfig, RealServerKey, port_required}
 use crate::service::{Invalid, ServiceConfig, ServiceId, ServiceKey};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Number of a catalog state. 0 is the empty catalog.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,11 +9,13 @@
 //! * [`command`] and [`catalog`]: how declarations change, and what is refused.
 //! * [`health`]: what a node has observed about its real servers.
 //! * [`table`]: what a kernel's IPVS table holds, in the kernel's own terms, foreign entries too.
+//! * [`difference`]: the steps from one catalog to another.
 //! * [`events`]: the catalog's recent history, for watches.
 //! * [`store`]: the answers a catalog store can give.
 
 pub mod catalog;
 pub mod command;
+pub mod difference;
 pub mod events;
 pub mod health;
 pub mod server;
@@ -23,6 +25,7 @@ pub mod table;
 
 pub use catalog::{Catalog, Change, RealServer, Revision, VirtualService};
 pub use command::{Command, Mutation, Rejection, Reply, RequestId, Timestamp};
+pub use difference::{Difference, difference};
 pub use events::{EventGroup, EventRing};
 pub use health::{HealthView, ServerHealth, Verdict};
 pub use server::{

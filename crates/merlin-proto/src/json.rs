@@ -7,14 +7,19 @@
 use std::sync::LazyLock;
 
 use prost::Name;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
-use serde::{Serialize, Serializer};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::FILE_DESCRIPTORS;
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(FILE_DESCRIPTORS).expect("the build compiled these descriptors")
 });
+
+fn descriptor<M: Name>() -> MessageDescriptor {
+    POOL.get_message_by_name(&M::full_name())
+        .expect("messages are generated from these descriptors")
+}
 
 /// A message that serializes as JSON, or as anything of that shape.
 #[derive(Clone, Debug)]
@@ -35,10 +40,7 @@ impl Json {
     }
 
     fn new<M: Name>(message: &M, skip_defaults: bool) -> Self {
-        let descriptor = POOL
-            .get_message_by_name(&M::full_name())
-            .expect("messages are generated from these descriptors");
-        let mut dynamic = DynamicMessage::new(descriptor);
+        let mut dynamic = DynamicMessage::new(descriptor::<M>());
         dynamic
             .transcode_from(message)
             .expect("a message has the encoding that its descriptor describes");
@@ -55,6 +57,18 @@ impl Serialize for Json {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.message
             .serialize_with_options(serializer, &self.options)
+    }
+}
+
+/// A message read from JSON, or from anything of that shape. Fields that it does not have are
+/// refused: a misspelt name must not pass for an absent field.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FromJson<M>(pub M);
+
+impl<'de, M: Name + Default> Deserialize<'de> for FromJson<M> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let dynamic = DynamicMessage::deserialize(descriptor::<M>(), deserializer)?;
+        dynamic.transcode_to().map(Self).map_err(de::Error::custom)
     }
 }
 
@@ -97,8 +111,20 @@ mod tests {
                 r#""createdRevision":7}"#
             )
         );
+        let text = serde_json::to_string(&Json::terse(&server)).unwrap();
+        assert_eq!(
+            serde_json::from_str::<FromJson<RealServer>>(&text).unwrap(),
+            FromJson(server.clone())
+        );
         let full = serde_json::to_value(Json::full(&server)).unwrap();
         assert_eq!(full["changedRevision"], 0);
         assert_eq!(full["healthCheck"]["upThreshold"], 0);
+    }
+
+    #[test]
+    fn a_field_that_does_not_exist_is_refused() {
+        let text = r#"{"serviceID": "web", "wieght": 1}"#;
+        let error = serde_json::from_str::<FromJson<RealServer>>(text).unwrap_err();
+        assert!(error.to_string().contains("wieght"), "{error}");
     }
 }

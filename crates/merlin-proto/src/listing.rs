@@ -3,8 +3,9 @@
 use merlin_model::catalog::{Catalog, Change, VirtualService};
 use merlin_model::events::EventGroup;
 
+use crate::command::DecodeError;
 use crate::types::list_response::Item;
-use crate::{server, service, types, v1};
+use crate::{log, server, service, types, v1};
 
 impl From<&Catalog> for types::ListResponse {
     /// Services in the order of their ids, real servers in the order of their addresses.
@@ -16,6 +17,19 @@ impl From<&Catalog> for types::ListResponse {
                 .collect(),
             revision: catalog.revision().0,
         }
+    }
+}
+
+impl TryFrom<types::ListResponse> for Catalog {
+    type Error = DecodeError;
+
+    fn try_from(listing: types::ListResponse) -> Result<Self, DecodeError> {
+        (&log::Catalog {
+            revision: listing.revision,
+            items: listing.items,
+            requests: Vec::new(),
+        })
+            .try_into()
     }
 }
 

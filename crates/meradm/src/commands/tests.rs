@@ -110,6 +110,8 @@ fn help() {
     let whole = root.render_help().to_string();
     for path in [
         &["list"][..],
+        &["export"],
+        &["import"],
         &["status"],
         &["watch"],
         &["service", "add"],

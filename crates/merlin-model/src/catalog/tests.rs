@@ -1,7 +1,7 @@
 //! What the catalog answers: golden scripts for every rule, a naive catalog that must always
 //! agree, and the invariants of the module's documentation.
 
-mod generators;
+pub(crate) mod generators;
 mod laws;
 mod naive;
 mod requests;

@@ -255,7 +255,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
 }
 
 /// Commands of several minutes, so that some requests are forgotten.
-pub(super) fn commands() -> impl Strategy<Value = Vec<Command>> {
+pub(crate) fn commands() -> impl Strategy<Value = Vec<Command>> {
     let request = weighted(0.3, "[xyz]").prop_map(|id| id.map(|id| RequestId::new(&id).unwrap()));
     let expected = weighted(0.2, (0..9u64).prop_map(Revision));
     let command = (0..1_000_000u64, request, expected, mutation()).prop_map(
