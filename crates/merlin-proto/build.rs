@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "types.proto",
     "merlin/v1/cluster.proto",
     "merlin/v1/node.proto",
+    "merlin/log/v1/access.proto",
     "merlin/log/v1/enrollment.proto",
     "merlin/log/v1/log.proto",
     "merlin/peer/v1/peer.proto",

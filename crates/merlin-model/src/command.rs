@@ -6,6 +6,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::Actor;
 use crate::catalog::Revision;
 use crate::server::{
     Forwarding, HealthCheck, HttpEndpoint, RealServerConfig, RealServerKey, Thresholds, Tunnel,
@@ -48,6 +49,8 @@ impl RequestId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     pub at: Timestamp,
+    /// Who asked for it.
+    pub by: Actor,
     /// A command whose id was seen before is answered as it was then and changes nothing.
     pub request_id: Option<RequestId>,
     /// Revision the addressed object must have last changed at; 0 for one that must not exist.
@@ -59,6 +62,7 @@ impl Command {
     pub fn new(at: Timestamp, mutation: Mutation) -> Self {
         Self {
             at,
+            by: Actor::Unknown,
             request_id: None,
             expected_revision: None,
             mutation,

@@ -11,8 +11,11 @@
 //! * [`table`]: what a kernel's IPVS table holds, in the kernel's own terms, foreign entries too.
 //! * [`difference`]: the steps from one catalog to another.
 //! * [`events`]: the catalog's recent history, for watches.
+//! * [`access`] and [`audit`]: who may change what, and who did.
 //! * [`store`]: the answers a catalog store can give.
 
+pub mod access;
+pub mod audit;
 pub mod catalog;
 pub mod command;
 pub mod difference;
@@ -22,7 +25,10 @@ pub mod server;
 pub mod service;
 pub mod store;
 pub mod table;
+mod words;
 
+pub use access::Role;
+pub use audit::{Actor, AuditRecord, AuditTrail};
 pub use catalog::{Catalog, Change, RealServer, Revision, VirtualService};
 pub use command::{Command, Mutation, Rejection, Reply, RequestId, Timestamp};
 pub use difference::{Difference, difference};

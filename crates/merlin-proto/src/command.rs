@@ -8,9 +8,9 @@ use merlin_model::Invalid;
 use merlin_model::catalog::{RestoreError, Revision};
 use merlin_model::command::{Command, Mutation, RequestId, Timestamp};
 
-use crate::log;
 use crate::server::{self, UpdateServerError};
 use crate::service;
+use crate::{access, log};
 
 /// A log entry or a snapshot is not one that any version wrote.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +44,7 @@ impl From<&Command> for log::Command {
             request_id: request_id.map_or_else(String::new, |id| id.as_str().to_owned()),
             expected_revision: command.expected_revision.map(|revision| revision.0),
             mutation: Some((&command.mutation).into()),
+            actor: access::actor_to_log(&command.by),
         }
     }
 }
@@ -59,6 +60,7 @@ impl TryFrom<&log::Command> for Command {
         let mutation = message.mutation.as_ref();
         Ok(Self {
             at: Timestamp(message.at),
+            by: access::actor_from_log(message.actor.as_ref()),
             request_id,
             expected_revision: message.expected_revision.map(Revision),
             mutation: mutation

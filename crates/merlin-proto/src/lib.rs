@@ -5,7 +5,7 @@
 //!
 //! * [`service`] and [`server`]: the old API's requests and records.
 //! * [`listing`]: the catalog as the API shows it.
-//! * [`command`] and [`snapshot`]: the replicated log and its snapshots, without loss.
+//! * [`command`], [`access`] and [`snapshot`]: the replicated log and its snapshots, without loss.
 //! * [`metadata`] and [`status`]: what travels beside messages, and errors.
 //! * [`json`]: messages for scripts to read.
 
@@ -38,6 +38,7 @@ mod generated {
     }
 }
 
+pub mod access;
 pub mod command;
 mod fields;
 pub mod json;

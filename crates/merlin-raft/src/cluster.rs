@@ -4,8 +4,8 @@
 //! Pure and deterministic like the catalog. Who is a member is not kept here: that is consensus's
 //! own membership.
 
-use merlin_model::Timestamp;
-use merlin_proto::log;
+use merlin_model::{Actor, Timestamp};
+use merlin_proto::{access, log};
 
 use crate::codec::DecodeError;
 use crate::identity::{
@@ -32,6 +32,8 @@ pub(crate) struct AuthorityKeys {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClusterCommand {
     pub(crate) at: Timestamp,
+    /// Who asked for it.
+    pub(crate) by: Actor,
     pub(crate) change: ClusterChange,
 }
 
@@ -120,6 +122,7 @@ impl From<&ClusterCommand> for log::ClusterCommand {
         use log::cluster_command::Change;
         Self {
             at: command.at.0,
+            actor: access::actor_to_log(&command.by),
             change: Some(match &command.change {
                 ClusterChange::Found(founding) => Change::Found(founding.into()),
                 ClusterChange::Enrollment(change) => Change::Enrollment(change.encode()),
@@ -138,6 +141,7 @@ impl TryFrom<log::ClusterCommand> for ClusterCommand {
         };
         Ok(Self {
             at: Timestamp(message.at),
+            by: access::actor_from_log(message.actor.as_ref()),
             change: match message.change.ok_or(missing)? {
                 Change::Found(founding) => ClusterChange::Found(founding.try_into()?),
                 Change::Enrollment(bytes) => {

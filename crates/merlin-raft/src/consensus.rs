@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use merlin_model::Actor;
 use merlin_model::store::ProposeError;
 use openraft::ServerState;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, Fatal, RaftError};
@@ -84,8 +85,10 @@ impl Consensus {
     pub(crate) async fn write_cluster(
         &self,
         change: ClusterChange,
+        by: Actor,
     ) -> Result<ClusterAnswer, ProposeError> {
-        let command = ClusterCommand { at: now(), change };
+        let at = now();
+        let command = ClusterCommand { at, by, change };
         match self.write(Proposal::of_cluster(&command)).await? {
             Outcome::Cluster(answer) => Ok(answer),
             _ => Err(unknown("the answer does not match the command")),

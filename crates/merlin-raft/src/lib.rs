@@ -11,6 +11,7 @@
 
 mod announce;
 mod aside;
+mod audit;
 mod cluster;
 mod codec;
 mod config;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use futures::Stream;
+use merlin_model::Actor;
 use openraft::error::{InitializeError, RaftError};
 use openraft::storage::RaftLogStorage;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -269,7 +270,11 @@ impl RaftStore {
                 key: ca.key().to_vec(),
             },
         });
-        let founded = self.inner.consensus.write_cluster(founding).await;
+        let founded = self
+            .inner
+            .consensus
+            .write_cluster(founding, Actor::Node(node.node))
+            .await;
         founded.map_err(|error| failed(&error))?;
         tracing::info!(cluster = %node.cluster, "founded a cluster of one node");
         Ok(())

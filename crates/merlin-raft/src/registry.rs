@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use merlin_model::Timestamp;
 use merlin_model::store::ProposeError;
+use merlin_model::{Actor, Timestamp};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::cluster::{ClusterAnswer, ClusterChange};
@@ -63,17 +63,20 @@ impl Registry {
     pub(crate) async fn decide(
         &self,
         command: EnrollmentCommand,
+        by: Actor,
         deadline: Instant,
     ) -> Result<EnrollmentAnswer, ProposeError> {
         let change = ClusterChange::Enrollment(command);
         let decided = match self.consensus.leadership() {
             Leadership::Leading => {
-                let written = self.consensus.write_cluster(change);
+                let written = self.consensus.write_cluster(change, by);
                 let late = |_| unknown("no quorum confirmed the command in time");
                 timeout_at(deadline, written).await.map_err(late)?
             }
             Leadership::Following(leader) => {
-                self.peers.forward_cluster(&leader, change, deadline).await
+                self.peers
+                    .forward_cluster(&leader, change, by, deadline)
+                    .await
             }
             Leadership::None { reason } => Err(unavailable(reason)),
         };
@@ -87,6 +90,7 @@ impl Registry {
     pub(crate) async fn create_token(
         &self,
         new: NewToken,
+        by: Actor,
         deadline: Instant,
     ) -> Result<Token, ProposeError> {
         let token = Token {
@@ -106,7 +110,7 @@ impl Registry {
             revoked: false,
         };
         let command = EnrollmentCommand::CreateToken(token.id, record);
-        match self.decide(command, deadline).await? {
+        match self.decide(command, by, deadline).await? {
             EnrollmentAnswer::Done => Ok(token),
             EnrollmentAnswer::Admitted(_) | EnrollmentAnswer::Refused(_) => {
                 Err(unknown("the answer does not match the command"))
@@ -160,7 +164,8 @@ impl Registry {
             return Ok(admission);
         }
         let command = EnrollmentCommand::Redeem(redemption);
-        match self.decide(command, Instant::now() + REDEEM).await {
+        let by = Actor::Node(self.me.node);
+        match self.decide(command, by, Instant::now() + REDEEM).await {
             Ok(EnrollmentAnswer::Admitted(admission)) => Ok(admission),
             Ok(EnrollmentAnswer::Refused(refusal)) => Err(refusal.into()),
             Ok(EnrollmentAnswer::Done) => Err(RegistrarError::Unavailable {

@@ -4,7 +4,7 @@
 //! * [`StateMachine`] lets consensus drive it and publishes each step to the rest of the node:
 //!
 //! ```text
-//! openraft --entries--> StateMachine --watch--> catalog, events, cluster, then applied
+//! openraft --entries--> StateMachine --watch--> catalog, events, cluster, audit, then applied
 //! ```
 //!
 //! Invariants:
@@ -17,13 +17,14 @@
 use std::sync::Arc;
 
 use merlin_model::catalog::Answer;
-use merlin_model::{Catalog, Change, Command, EventRing, Revision};
+use merlin_model::{AuditTrail, Catalog, Change, Command, EventRing, Revision};
 use merlin_proto::log;
 use openraft::storage::RaftStateMachine;
 use openraft::{RaftSnapshotBuilder, StorageIOError};
 use tokio::sync::watch;
 
-use crate::cluster::ClusterState;
+use crate::audit;
+use crate::cluster::{ClusterAnswer, ClusterCommand, ClusterState};
 use crate::codec::{self, DecodeError};
 use crate::proposal::Request;
 use crate::snapshot::Snapshots;
@@ -39,6 +40,7 @@ pub(crate) struct State {
     pub(crate) membership: StoredMembership,
     pub(crate) cluster: Arc<ClusterState>,
     pub(crate) catalog: Catalog,
+    pub(crate) audit: AuditTrail,
 }
 
 /// What each accepted command changed, in order.
@@ -62,9 +64,7 @@ impl State {
                     let answer = |command| self.command(command, changes);
                     Outcome::Answers(commands.iter().map(answer).collect())
                 }
-                Request::Cluster(command) => {
-                    Outcome::Cluster(Arc::make_mut(&mut self.cluster).apply(command))
-                }
+                Request::Cluster(command) => Outcome::Cluster(self.cluster_command(command)),
             },
         };
         self.applied = Some(entry.log_id);
@@ -74,9 +74,24 @@ impl State {
     fn command(&mut self, command: &Command, changes: &mut Changes) -> Answer {
         let applied = self.catalog.apply(command)?;
         if !applied.changes.is_empty() {
-            changes.push((applied.reply.revision, applied.changes));
+            let revision = applied.reply.revision;
+            let (by, what) = (command.by.clone(), &command.mutation);
+            self.audit.push(command.at, by, what, revision);
+            changes.push((revision, applied.changes));
         }
         Ok(applied.reply)
+    }
+
+    fn cluster_command(&mut self, command: ClusterCommand) -> ClusterAnswer {
+        let before = Arc::clone(&self.cluster);
+        let ClusterCommand { at, by, .. } = command.clone();
+        let answer = Arc::make_mut(&mut self.cluster).apply(command.clone());
+        if self.cluster != before
+            && let Some(what) = audit::words(&command.change, &answer)
+        {
+            self.audit.push(at, by, what, self.catalog.revision());
+        }
+        answer
     }
 
     pub(crate) fn to_proto(&self) -> log::Snapshot {
@@ -90,6 +105,7 @@ impl State {
                 .as_ref()
                 .map(codec::log_id_to_proto),
             membership: Some(codec::membership_to_proto(membership)),
+            audit: Some((&self.audit).into()),
         }
     }
 
@@ -110,6 +126,8 @@ impl State {
             ),
             cluster: Arc::new(cluster.try_into()?),
             catalog: (&catalog).try_into()?,
+            // Absent in snapshots of earlier versions.
+            audit: (&message.audit.unwrap_or_default()).into(),
         })
     }
 }
@@ -120,6 +138,7 @@ pub(crate) struct Views {
     pub(crate) catalog: watch::Receiver<Arc<Catalog>>,
     pub(crate) events: watch::Receiver<EventRing>,
     pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
+    pub(crate) audit: watch::Receiver<AuditTrail>,
     pub(crate) applied: watch::Receiver<Option<LogId>>,
 }
 
@@ -128,6 +147,7 @@ struct Publisher {
     catalog: watch::Sender<Arc<Catalog>>,
     events: watch::Sender<EventRing>,
     cluster: watch::Sender<Arc<ClusterState>>,
+    audit: watch::Sender<AuditTrail>,
     applied: watch::Sender<Option<LogId>>,
 }
 
@@ -146,6 +166,7 @@ impl StateMachine {
         let ring = EventRing::starting_at(state.catalog.revision());
         let (events, events_view) = watch::channel(ring);
         let (cluster, cluster_view) = watch::channel(Arc::clone(&state.cluster));
+        let (audit, audit_view) = watch::channel(state.audit.clone());
         let (applied, applied_view) = watch::channel(state.applied);
         let machine = Self {
             state,
@@ -154,6 +175,7 @@ impl StateMachine {
                 catalog,
                 events,
                 cluster,
+                audit,
                 applied,
             },
         };
@@ -161,6 +183,7 @@ impl StateMachine {
             catalog: catalog_view,
             events: events_view,
             cluster: cluster_view,
+            audit: audit_view,
             applied: applied_view,
         };
         (machine, views)
@@ -185,6 +208,7 @@ impl Publisher {
             *cluster = Arc::clone(&state.cluster);
             changed
         });
+        self.audit.send_replace(state.audit.clone());
         self.applied.send_replace(state.applied);
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use merlin_model::store::{Consistency, ProposeError, ReadError};
-use merlin_model::{Catalog, Command, EventRing, Reply, Timestamp};
+use merlin_model::{Actor, AuditTrail, Catalog, Command, EventRing, Reply, Timestamp};
 use openraft::error::Fatal;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -115,20 +115,27 @@ impl RaftStore {
     pub async fn enroll(
         &self,
         command: EnrollmentCommand,
+        by: Actor,
         timeout: Duration,
     ) -> Result<EnrollmentAnswer, ProposeError> {
         let deadline = Instant::now() + timeout;
-        self.registry().decide(command, deadline).await
+        self.registry().decide(command, by, deadline).await
     }
 
     /// Makes a join token. It is shown here once; the cluster keeps only what recognises it.
     pub async fn create_token(
         &self,
         token: NewToken,
+        by: Actor,
         timeout: Duration,
     ) -> Result<Token, ProposeError> {
         let deadline = Instant::now() + timeout;
-        self.registry().create_token(token, deadline).await
+        self.registry().create_token(token, by, deadline).await
+    }
+
+    /// The newest changes of catalog and cluster, and who made them, as this node has applied them.
+    pub fn audit(&self) -> AuditTrail {
+        self.inner.views.audit.borrow().clone()
     }
 
     /// Join tokens and enrolled nodes as this node has applied them.

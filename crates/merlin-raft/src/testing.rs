@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use merlin_model::Timestamp;
+use merlin_model::{Actor, Timestamp};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
@@ -266,7 +266,10 @@ impl TestCluster {
             revoked: false,
         };
         let create = EnrollmentCommand::CreateToken(TOKEN, record);
-        leader.enroll(create, PATIENCE).await.unwrap();
+        leader
+            .enroll(create, Actor::Unknown, PATIENCE)
+            .await
+            .unwrap();
         let redeem = EnrollmentCommand::Redeem(Redemption {
             token: TOKEN,
             secret: SECRET,
@@ -274,7 +277,10 @@ impl TestCluster {
             name: format!("n{id}"),
             addr: format!("192.0.2.{id}:4284"),
         });
-        let EnrollmentAnswer::Admitted(admission) = leader.enroll(redeem, PATIENCE).await.unwrap()
+        let EnrollmentAnswer::Admitted(admission) = leader
+            .enroll(redeem, Actor::Unknown, PATIENCE)
+            .await
+            .unwrap()
         else {
             panic!("the token is good");
         };

@@ -86,10 +86,9 @@ impl Store {
         let conditions = Conditions::read(request.metadata()).map_err(|e| e.to_status())?;
         let mutation = parse(request.get_ref()).map_err(|e| e.to_status())?;
         let command = CatalogCommand {
-            at: Timestamp(0),
             request_id: conditions.request_id,
             expected_revision: conditions.expected_revision,
-            mutation,
+            ..CatalogCommand::new(Timestamp(0), mutation)
         };
         let applied = state.catalog.apply(&command);
         let applied = applied.map_err(|rejection| rejection.to_status())?;

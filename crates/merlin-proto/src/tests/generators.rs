@@ -11,9 +11,10 @@ use merlin_model::command::{
     RequestId, ServerPatch, ServicePatch, Timestamp,
 };
 use merlin_model::{
-    Checksum, Family, Forwarding, HealthCheck, HttpEndpoint, Invalid, Netmask, Persistence,
-    PersistenceEngine, Protocol, RealServerConfig, RealServerKey, Scheduler, SchedulerFlag,
-    SchedulerFlags, ServiceConfig, ServiceId, ServiceKey, Thresholds, Tunnel, Weight,
+    Actor, AuditTrail, Checksum, Family, Forwarding, HealthCheck, HttpEndpoint, Invalid, Netmask,
+    Persistence, PersistenceEngine, Protocol, RealServerConfig, RealServerKey, Role, Scheduler,
+    SchedulerFlag, SchedulerFlags, ServiceConfig, ServiceId, ServiceKey, Thresholds, Tunnel,
+    Weight,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
@@ -293,14 +294,43 @@ fn revision() -> impl Strategy<Value = Revision> {
 }
 
 pub(super) fn command() -> impl Strategy<Value = Command> {
-    (any::<u64>(), of(request_id()), of(revision()), mutation()).prop_map(
-        |(at, request_id, expected_revision, mutation)| Command {
+    let conditions = (of(request_id()), of(revision()));
+    (any::<u64>(), actor(), conditions, mutation()).prop_map(
+        |(at, by, (request_id, expected_revision), mutation)| Command {
             at: Timestamp(at),
+            by,
             request_id,
             expected_revision,
             mutation,
         },
     )
+}
+
+fn actor() -> impl Strategy<Value = Actor> {
+    let name = || "[a-z]{0,9}".prop_map(|name| Arc::from(name.as_str()));
+    prop_oneof![
+        Just(Actor::Unknown),
+        (any::<u32>(), name(), any::<u64>()).prop_map(|(uid, name, node)| Actor::User {
+            uid,
+            name,
+            node
+        }),
+        (name(), select(&Role::ALL[..])).prop_map(|(name, role)| Actor::Client { name, role }),
+        any::<IpAddr>().prop_map(Actor::Plaintext),
+        any::<u64>().prop_map(Actor::Node),
+    ]
+}
+
+/// As a state machine makes it: numbered without gaps.
+pub(super) fn audit_trail() -> impl Strategy<Value = AuditTrail> {
+    let record = (any::<u64>(), actor(), ".{0,20}", revision());
+    vec(record, 0..5).prop_map(|records| {
+        let mut trail = AuditTrail::default();
+        for (at, by, what, revision) in records {
+            trail.push(Timestamp(at), by, what, revision);
+        }
+        trail
+    })
 }
 
 // === catalogs ===

@@ -1,6 +1,6 @@
 //! What is logged, snapshotted and listed is read back as it was.
 
-use merlin_model::{Catalog, Command};
+use merlin_model::{AuditTrail, Catalog, Command};
 use proptest::prelude::*;
 use prost::Message;
 
@@ -36,6 +36,13 @@ proptest! {
         let bytes = log::Catalog::from(&catalog).encode_to_vec();
         let message = log::Catalog::decode(&*bytes).unwrap();
         prop_assert_eq!(Catalog::try_from(&message), Ok(catalog));
+    }
+
+    #[test]
+    fn every_audit_trail_survives_a_snapshot(trail in generators::audit_trail()) {
+        let bytes = log::AuditTrail::from(&trail).encode_to_vec();
+        let message = log::AuditTrail::decode(&*bytes).unwrap();
+        prop_assert_eq!(AuditTrail::from(&message), trail);
     }
 
     #[test]

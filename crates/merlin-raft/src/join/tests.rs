@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use merlin_model::store::Consistency;
-use merlin_model::{Catalog, Revision};
+use merlin_model::{Actor, Catalog, Revision};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -67,7 +67,11 @@ impl Node {
             role,
             ..NewToken::default()
         };
-        let token = self.store().create_token(new, PATIENCE).await.unwrap();
+        let token = self
+            .store()
+            .create_token(new, Actor::Unknown, PATIENCE)
+            .await
+            .unwrap();
         token.to_string().parse().unwrap()
     }
 
@@ -276,7 +280,11 @@ async fn a_refused_join_leaves_the_node_as_it_was() {
 
     let token = one.token(Role::Voter).await;
     let revoked = EnrollmentCommand::RevokeToken(token.id);
-    let answer = one.store().enroll(revoked, PATIENCE).await.unwrap();
+    let answer = one
+        .store()
+        .enroll(revoked, Actor::Unknown, PATIENCE)
+        .await
+        .unwrap();
     assert_eq!(answer, EnrollmentAnswer::Done);
     let error = two.join(&token).await.unwrap_err();
     assert!(

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use merlin_model::Actor;
 use merlin_model::catalog::Answer;
 use merlin_model::store::ProposeError;
 use merlin_proto::{log, peer};
@@ -41,9 +42,11 @@ impl Peers {
         &self,
         leader: &Target,
         change: ClusterChange,
+        by: Actor,
         deadline: Instant,
     ) -> Result<ClusterAnswer, ProposeError> {
-        let command = ClusterCommand { at: now(), change };
+        let at = now();
+        let command = ClusterCommand { at, by, change };
         let body = log::proposal::Body::Cluster((&command).into());
         let mut decisions = self.forward(leader, body, deadline).await?;
         match decisions.pop().and_then(|decision| decision.decision) {

@@ -117,8 +117,9 @@ impl PeerService {
             log::proposal::Body::Cluster(command) => {
                 let command =
                     ClusterCommand::try_from(command).map_err(|error| undecodable(&error))?;
+                let ClusterCommand { by, change, .. } = command;
                 let decided = match self.consensus.leadership() {
-                    Leadership::Leading => self.consensus.write_cluster(command.change).await,
+                    Leadership::Leading => self.consensus.write_cluster(change, by).await,
                     _ => Err(unavailable("this node is not the leader")),
                 };
                 Ok(vec![peer::Decision {

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use merlin_model::{
-    Family, Mutation, RequestId, Scheduler, ServiceConfig, ServiceId, ServiceKey, Timestamp,
+    Actor, Family, Mutation, RequestId, Scheduler, ServiceConfig, ServiceId, ServiceKey, Timestamp,
 };
 use openraft::CommittedLeaderId;
 
@@ -27,6 +27,7 @@ pub(crate) fn create(n: u64) -> Command {
         config: ServiceConfig::new("rr".parse::<Scheduler>().unwrap()),
     };
     Command {
+        by: Actor::Plaintext([127, 0, 0, 1].into()),
         request_id: Some(RequestId::new(&format!("request-{n}")).unwrap()),
         ..Command::new(Timestamp(1_000 + n), create)
     }
@@ -47,6 +48,7 @@ pub(crate) fn entry(index: u64) -> Entry {
 fn founding() -> ClusterCommand {
     ClusterCommand {
         at: Timestamp(999),
+        by: Actor::Node(1),
         change: ClusterChange::Found(Founding {
             cluster: ClusterId::from_bytes([5; 16]),
             incarnation: 1,
@@ -111,6 +113,44 @@ fn each_entry_leads_to_its_answers() {
 }
 
 #[test]
+fn what_was_changed_is_noted_once_with_who_and_when() {
+    let mut state = populated();
+    let delete = |id: &str| {
+        let id = ServiceId::new(id).unwrap();
+        Command::new(Timestamp(7_000), Mutation::DeleteService { id })
+    };
+    // A retry, a refusal and a deletion of nothing change nothing.
+    let refused = Command {
+        request_id: None,
+        ..create(2)
+    };
+    let batch = [
+        create(9),
+        create(9),
+        refused,
+        delete("none"),
+        delete("service-9"),
+    ];
+    let batch = batch.iter().map(Into::into).collect();
+    let entry = normal(5, Proposal::of_commands(batch));
+    state.apply(entry, &mut Changes::new()).unwrap();
+    let again = normal(6, Proposal::of_cluster(&founding()));
+    state.apply(again, &mut Changes::new()).unwrap();
+    let noted = state.audit.records().rev().map(|record| {
+        let (at, by, what, revision) = (record.at.0, &record.by, &record.what, record.revision);
+        format!("{at} {by}: {what} ({revision})")
+    });
+    let expected = [
+        "999 node 1: found the cluster 05050505-0505-0505-0505-050505050505 (0)",
+        "1002 127.0.0.1 in plaintext: add service service-2 FWM 3 rr (1)",
+        "1003 127.0.0.1 in plaintext: add service service-3 FWM 4 rr (2)",
+        "1009 127.0.0.1 in plaintext: add service service-9 FWM 10 rr (3)",
+        "7000 unknown: delete service service-9 (4)",
+    ];
+    assert_eq!(noted.collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn a_refusal_is_an_answer() {
     let mut state = populated();
     let again = Command {
@@ -135,10 +175,7 @@ fn a_cluster_is_founded_once() {
     }
     let entry = normal(5, Proposal::of_cluster(&again));
     let outcome = state.apply(entry, &mut Changes::new()).unwrap();
-    assert_eq!(
-        outcome,
-        Outcome::Cluster(crate::cluster::ClusterAnswer::Founded(false))
-    );
+    assert_eq!(outcome, Outcome::Cluster(ClusterAnswer::Founded(false)));
     assert_eq!(state.cluster.founding, first);
 }
 

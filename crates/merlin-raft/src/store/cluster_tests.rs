@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use merlin_model::store::{Consistency, ProposeError, ReadError};
-use merlin_model::{Command, EventRing, Revision};
+use merlin_model::{Actor, Command, EventRing, Revision};
 use openraft::ChangeMembers;
 use tokio::sync::watch;
 
@@ -319,7 +319,10 @@ async fn a_node_that_was_removed_is_told_so_and_has_no_say() {
     let id = removed.node_id();
     let leader = cluster.leader().await.clone();
     let forget = EnrollmentCommand::ForgetNode(id);
-    leader.enroll(forget, PATIENCE).await.unwrap();
+    leader
+        .enroll(forget, Actor::Unknown, PATIENCE)
+        .await
+        .unwrap();
     let change = ChangeMembers::RemoveVoters([id].into());
     let raft = &leader.inner.consensus.raft;
     raft.change_membership(change, false).await.unwrap();

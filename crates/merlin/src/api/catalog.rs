@@ -10,6 +10,7 @@ use merlin_proto::types::{ListResponse, RealServer, VirtualService};
 use merlin_proto::{server, service};
 use tonic::{Code, Request, Response, Status};
 
+use super::caller;
 use super::metadata::timeout;
 use crate::metrics::{Method, Requests};
 use crate::node::Node;
@@ -44,6 +45,7 @@ impl CatalogApi {
         let conditions = Conditions::read(request.metadata()).map_err(|e| e.to_status())?;
         let command = Command {
             at: now(),
+            by: caller::actor(&request, self.node.store().node_id()),
             request_id: conditions.request_id,
             expected_revision: conditions.expected_revision,
             mutation: parse(request.get_ref()).map_err(|e| e.to_status())?,

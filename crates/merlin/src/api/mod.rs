@@ -1,5 +1,6 @@
 //! The gRPC services: thin. They parse at the edge, ask the store, and put answers on the wire.
 
+mod caller;
 mod catalog;
 mod cluster;
 mod metadata;

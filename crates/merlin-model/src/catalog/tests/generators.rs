@@ -260,10 +260,9 @@ pub(crate) fn commands() -> impl Strategy<Value = Vec<Command>> {
     let expected = weighted(0.2, (0..9u64).prop_map(Revision));
     let command = (0..1_000_000u64, request, expected, mutation()).prop_map(
         |(at, request_id, expected_revision, mutation)| Command {
-            at: Timestamp(at),
             request_id,
             expected_revision,
-            mutation,
+            ..Command::new(Timestamp(at), mutation)
         },
     );
     proptest::collection::vec(command, 1..60)

@@ -6,12 +6,13 @@ use crate::service::ServiceId;
 
 fn delete(request: &str, at: u64) -> Command {
     Command {
-        at: Timestamp(at),
         request_id: Some(RequestId::new(request).unwrap()),
-        expected_revision: None,
-        mutation: Mutation::DeleteService {
-            id: ServiceId::new("web").unwrap(),
-        },
+        ..Command::new(
+            Timestamp(at),
+            Mutation::DeleteService {
+                id: ServiceId::new("web").unwrap(),
+            },
+        )
     }
 }
 

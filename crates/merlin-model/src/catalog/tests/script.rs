@@ -155,11 +155,11 @@ pub(super) fn parse(line: &str) -> Parsed<Command> {
             .map(|option| option.split_once('=').unwrap())
             .collect(),
     };
+    let at = Timestamp(args.option("at").unwrap_or_default());
     let command = Command {
-        at: Timestamp(args.option("at").unwrap_or_default()),
         request_id: args.text("request").map(RequestId::new).transpose()?,
         expected_revision: args.option("expect").map(Revision),
-        mutation: mutation(&mut args)?,
+        ..Command::new(at, mutation(&mut args)?)
     };
     assert!(args.options.is_empty(), "unknown options in {line:?}");
     Ok(command)

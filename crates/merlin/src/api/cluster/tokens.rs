@@ -12,6 +12,7 @@ use merlin_raft::identity::{EnrollmentAnswer, EnrollmentCommand, Role, TokenId, 
 use merlin_raft::{NewToken, RaftStore};
 use tonic::{Request, Status};
 
+use crate::api::caller;
 use crate::api::metadata::timeout;
 
 const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -23,8 +24,9 @@ pub(super) async fn create(
     request: Request<CreateTokenRequest>,
 ) -> Result<CreateTokenResponse, Status> {
     let timeout = timeout(request.metadata());
+    let by = caller::actor(&request, raft.node_id());
     let wanted = parse(request.into_inner()).map_err(|invalid| invalid.to_status())?;
-    let created = raft.create_token(wanted, timeout).await;
+    let created = raft.create_token(wanted, by, timeout).await;
     let token = created.map_err(|error| error.to_status())?;
     Ok(CreateTokenResponse {
         id: token.id.to_string(),
@@ -51,12 +53,13 @@ pub(super) async fn revoke(
     request: Request<RevokeTokenRequest>,
 ) -> Result<RevokeTokenResponse, Status> {
     let timeout = timeout(request.metadata());
+    let by = caller::actor(&request, raft.node_id());
     let id = &request.get_ref().id;
     let id = id.parse().map_err(|_| {
         Invalid::new("id", format!("{id:?} is not a token's id: see token list")).to_status()
     })?;
     let command = EnrollmentCommand::RevokeToken(id);
-    let answer = raft.enroll(command, timeout).await;
+    let answer = raft.enroll(command, by, timeout).await;
     if let EnrollmentAnswer::Refused(error) = answer.map_err(|error| error.to_status())? {
         return Err(Status::not_found(error.to_string()));
     }

@@ -1,0 +1,46 @@
+//! Changes of the cluster in one line of words, for the audit trail. Those of the catalog have
+//! theirs in the model.
+
+use crate::cluster::{ClusterAnswer, ClusterChange};
+use crate::identity::{EnrollmentAnswer, EnrollmentCommand};
+
+/// What a change did; nothing when it was refused.
+pub(crate) fn words(change: &ClusterChange, answer: &ClusterAnswer) -> Option<String> {
+    match (change, answer) {
+        (ClusterChange::Found(founding), _) => {
+            Some(format!("found the cluster {}", founding.cluster))
+        }
+        (ClusterChange::Enrollment(command), ClusterAnswer::Enrollment(answer)) => {
+            enrollment(command, answer)
+        }
+        (ClusterChange::Enrollment(_), _) => None,
+    }
+}
+
+fn enrollment(command: &EnrollmentCommand, answer: &EnrollmentAnswer) -> Option<String> {
+    if let EnrollmentAnswer::Refused(_) = answer {
+        return None;
+    }
+    Some(match command {
+        EnrollmentCommand::CreateToken(id, token) => {
+            let (role, uses) = (token.role, token.uses_left);
+            let named = match token.name.as_str() {
+                "" => String::new(),
+                name => format!(" for {name}"),
+            };
+            format!("create join token {id}{named}: {role}, {uses} use(s)")
+        }
+        EnrollmentCommand::RevokeToken(id) => format!("revoke join token {id}"),
+        EnrollmentCommand::Redeem(redemption) => {
+            let (name, addr, token) = (&redemption.name, &redemption.addr, redemption.token);
+            match answer {
+                EnrollmentAnswer::Admitted(admission) => {
+                    let (node, role) = (admission.node, admission.role);
+                    format!("admit node {node} ({name}, {addr}) as a {role} by join token {token}")
+                }
+                _ => format!("admit {name} by join token {token}"),
+            }
+        }
+        EnrollmentCommand::ForgetNode(node) => format!("remove node {node}"),
+    })
+}
