@@ -2,7 +2,7 @@
 //! theirs in the model.
 
 use crate::cluster::{ClusterAnswer, ClusterChange};
-use crate::identity::{EnrollmentAnswer, EnrollmentCommand};
+use crate::identity::{ClientAnswer, ClientCommand, EnrollmentAnswer, EnrollmentCommand};
 
 /// What a change did; nothing when it was refused.
 pub(crate) fn words(change: &ClusterChange, answer: &ClusterAnswer) -> Option<String> {
@@ -13,7 +13,19 @@ pub(crate) fn words(change: &ClusterChange, answer: &ClusterAnswer) -> Option<St
         (ClusterChange::Enrollment(command), ClusterAnswer::Enrollment(answer)) => {
             enrollment(command, answer)
         }
-        (ClusterChange::Enrollment(_), _) => None,
+        (ClusterChange::Client(command), ClusterAnswer::Client(answer)) => client(command, answer),
+        (ClusterChange::Enrollment(_) | ClusterChange::Client(_), _) => None,
+    }
+}
+
+fn client(command: &ClientCommand, answer: &ClientAnswer) -> Option<String> {
+    match (command, answer) {
+        (_, ClientAnswer::Refused(_)) => None,
+        (ClientCommand::Create(id, client), _) => Some(format!(
+            "create client {} ({}), id {id}",
+            client.name, client.role
+        )),
+        (ClientCommand::Revoke(who), _) => Some(format!("revoke client {who}")),
     }
 }
 

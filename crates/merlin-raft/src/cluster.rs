@@ -9,7 +9,8 @@ use merlin_proto::{access, log};
 
 use crate::codec::DecodeError;
 use crate::identity::{
-    Ca, CaError, ClusterId, EnrollmentAnswer, EnrollmentCommand, EnrollmentState,
+    Ca, CaError, ClientAnswer, ClientCommand, Clients, ClusterId, EnrollmentAnswer,
+    EnrollmentCommand, EnrollmentState,
 };
 
 /// Which cluster this is, and by which authority its nodes know each other.
@@ -42,6 +43,7 @@ pub(crate) enum ClusterChange {
     /// The first command of a cluster. Later ones change nothing.
     Found(Founding),
     Enrollment(EnrollmentCommand),
+    Client(ClientCommand),
 }
 
 /// The answer to the command of the same name.
@@ -50,6 +52,7 @@ pub(crate) enum ClusterAnswer {
     /// False when the cluster had been founded before.
     Founded(bool),
     Enrollment(EnrollmentAnswer),
+    Client(ClientAnswer),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub(crate) struct ClusterState {
     /// Absent before a cluster's first command.
     pub(crate) founding: Option<Founding>,
     pub(crate) enrollment: EnrollmentState,
+    /// Who administers the cluster from elsewhere.
+    pub(crate) clients: Clients,
 }
 
 impl ClusterState {
@@ -69,6 +74,9 @@ impl ClusterState {
             }
             ClusterChange::Enrollment(change) => {
                 ClusterAnswer::Enrollment(self.enrollment.apply(command.at, change))
+            }
+            ClusterChange::Client(change) => {
+                ClusterAnswer::Client(self.clients.apply(command.at, change))
             }
         }
     }
@@ -126,6 +134,7 @@ impl From<&ClusterCommand> for log::ClusterCommand {
             change: Some(match &command.change {
                 ClusterChange::Found(founding) => Change::Found(founding.into()),
                 ClusterChange::Enrollment(change) => Change::Enrollment(change.encode()),
+                ClusterChange::Client(change) => Change::Client(change.to_proto()),
             }),
         }
     }
@@ -147,6 +156,7 @@ impl TryFrom<log::ClusterCommand> for ClusterCommand {
                 Change::Enrollment(bytes) => {
                     ClusterChange::Enrollment(EnrollmentCommand::decode(&bytes)?)
                 }
+                Change::Client(change) => ClusterChange::Client(ClientCommand::from_proto(change)?),
             },
         })
     }
@@ -159,6 +169,7 @@ impl From<&ClusterAnswer> for log::ClusterAnswer {
             answer: Some(match answer {
                 ClusterAnswer::Founded(first) => Answer::Founded(*first),
                 ClusterAnswer::Enrollment(answer) => Answer::Enrollment(answer.encode()),
+                ClusterAnswer::Client(answer) => Answer::Client(answer.to_proto()),
             }),
         }
     }
@@ -175,6 +186,7 @@ impl TryFrom<log::ClusterAnswer> for ClusterAnswer {
         Ok(match message.answer.ok_or(missing)? {
             Answer::Founded(first) => Self::Founded(first),
             Answer::Enrollment(bytes) => Self::Enrollment(EnrollmentAnswer::decode(&bytes)?),
+            Answer::Client(answer) => Self::Client(ClientAnswer::from_proto(answer)?),
         })
     }
 }
@@ -184,6 +196,7 @@ impl From<&ClusterState> for log::Cluster {
         Self {
             founding: state.founding.as_ref().map(Into::into),
             enrollment: state.enrollment.encode(),
+            clients: state.clients.to_proto(),
         }
     }
 }
@@ -195,6 +208,7 @@ impl TryFrom<log::Cluster> for ClusterState {
         Ok(Self {
             founding: message.founding.map(TryInto::try_into).transpose()?,
             enrollment: EnrollmentState::decode(&message.enrollment)?,
+            clients: Clients::from_proto(message.clients)?,
         })
     }
 }

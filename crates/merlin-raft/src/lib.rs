@@ -42,7 +42,7 @@ pub use datadir::DataDirError;
 pub use join::{Join, JoinError, Joined, join};
 pub use log::OpenError as LogOpenError;
 pub use open::OpenError;
-pub use registry::NewToken;
+pub use registry::{CreateClientError, IssuedClient, NewClient, NewToken};
 pub use renewal::RenewError;
 pub use status::{Member, Role, Status};
 pub use store::{AskError, RaftStore, StoreFailed};

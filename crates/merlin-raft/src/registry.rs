@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use merlin_model::store::ProposeError;
-use merlin_model::{Actor, Timestamp};
+use merlin_model::{Actor, Role as AccessRole, Timestamp};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::cluster::{ClusterAnswer, ClusterChange};
 use crate::consensus::{Consensus, Leadership};
 use crate::identity::{
-    Admission, Ca, CaError, EnrollmentAnswer, EnrollmentCommand, Member, Redemption, Registrar,
-    RegistrarError, Role, Secret, Token, TokenId, TokenRecord, Welcome,
+    Admission, Ca, CaError, ClientAnswer, ClientCommand, ClientError, ClientId, ClientName,
+    ClientRecord, EnrollmentAnswer, EnrollmentCommand, Member, Redemption, Registrar,
+    RegistrarError, Role, Secret, SigningRequest, Token, TokenId, TokenRecord, Welcome,
 };
 use crate::peers::Peers;
 use crate::peers::route::Me;
@@ -48,6 +49,36 @@ impl Default for NewToken {
     }
 }
 
+/// A client to be made.
+#[derive(Clone, Debug)]
+pub struct NewClient {
+    pub name: String,
+    pub role: AccessRole,
+    pub lifetime: Duration,
+    /// For the key that only the client has.
+    pub request: SigningRequest,
+}
+
+/// What a client needs to be one, beside its key. Certificates are in DER.
+#[derive(Clone, Debug)]
+pub struct IssuedClient {
+    pub id: ClientId,
+    pub expires: Timestamp,
+    pub certificate: Vec<u8>,
+    pub ca_certificate: Vec<u8>,
+}
+
+/// Why a client is not made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateClientError {
+    #[error(transparent)]
+    Store(#[from] ProposeError),
+    #[error(transparent)]
+    Refused(#[from] ClientError),
+    #[error(transparent)]
+    Sign(#[from] CaError),
+}
+
 /// Asks the cluster from one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
@@ -67,7 +98,33 @@ impl Registry {
         deadline: Instant,
     ) -> Result<EnrollmentAnswer, ProposeError> {
         let change = ClusterChange::Enrollment(command);
-        let decided = match self.consensus.leadership() {
+        match self.decide_change(change, by, deadline).await? {
+            ClusterAnswer::Enrollment(answer) => Ok(answer),
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// The same for a change of the clients.
+    pub(crate) async fn decide_client(
+        &self,
+        command: ClientCommand,
+        by: Actor,
+        deadline: Instant,
+    ) -> Result<ClientAnswer, ProposeError> {
+        let change = ClusterChange::Client(command);
+        match self.decide_change(change, by, deadline).await? {
+            ClusterAnswer::Client(answer) => Ok(answer),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn decide_change(
+        &self,
+        change: ClusterChange,
+        by: Actor,
+        deadline: Instant,
+    ) -> Result<ClusterAnswer, ProposeError> {
+        match self.consensus.leadership() {
             Leadership::Leading => {
                 let written = self.consensus.write_cluster(change, by);
                 let late = |_| unknown("no quorum confirmed the command in time");
@@ -79,11 +136,42 @@ impl Registry {
                     .await
             }
             Leadership::None { reason } => Err(unavailable(reason)),
-        };
-        match decided? {
-            ClusterAnswer::Enrollment(answer) => Ok(answer),
-            ClusterAnswer::Founded(_) => Err(unknown("the answer does not match the command")),
         }
+    }
+
+    /// Makes a client known to the cluster, then signs its certificate.
+    pub(crate) async fn create_client(
+        &self,
+        new: NewClient,
+        by: Actor,
+        deadline: Instant,
+    ) -> Result<IssuedClient, CreateClientError> {
+        let ca = self.authority().map_err(unavailable)?;
+        let lifetime = u64::try_from(new.lifetime.as_millis()).unwrap_or(u64::MAX);
+        let client = ClientRecord {
+            name: new.name.clone(),
+            role: new.role,
+            key: new.request.fingerprint(),
+            expires: Timestamp(now().0.saturating_add(lifetime)),
+            revoked: false,
+        };
+        let command = ClientCommand::Create(ClientId::random(), client);
+        let (id, expires) = match self.decide_client(command, by, deadline).await? {
+            ClientAnswer::Issued { id, expires } => (id, expires),
+            ClientAnswer::Refused(error) => return Err(error.into()),
+            ClientAnswer::Revoked => return Err(mismatch().into()),
+        };
+        let name = ClientName {
+            cluster: self.me.cluster,
+            client: id,
+        };
+        let certificate = ca.sign_client(&new.request, name, &new.name, now(), expires)?;
+        Ok(IssuedClient {
+            id,
+            expires,
+            certificate: certificate.to_vec(),
+            ca_certificate: ca.certificate().to_vec(),
+        })
     }
 
     /// Makes a token known to the cluster. What is returned is kept nowhere.
@@ -112,9 +200,7 @@ impl Registry {
         let command = EnrollmentCommand::CreateToken(token.id, record);
         match self.decide(command, by, deadline).await? {
             EnrollmentAnswer::Done => Ok(token),
-            EnrollmentAnswer::Admitted(_) | EnrollmentAnswer::Refused(_) => {
-                Err(unknown("the answer does not match the command"))
-            }
+            EnrollmentAnswer::Admitted(_) | EnrollmentAnswer::Refused(_) => Err(mismatch()),
         }
     }
 
@@ -193,6 +279,10 @@ impl Registrar for Registry {
             members: self.members(),
         })
     }
+}
+
+fn mismatch() -> ProposeError {
+    unknown("the answer does not match the command")
 }
 
 fn not_now(error: impl std::error::Error) -> RegistrarError {

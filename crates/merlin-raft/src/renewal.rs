@@ -21,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(3600);
 pub enum RenewError {
     #[error("this node does not know the cluster's authority yet")]
     NoAuthority,
+    #[error("there is no certificate in the data directory")]
+    Missing,
     #[error("the cluster's authority cannot be used")]
     Authority(#[from] CaError),
     #[error("no new certificate could be made")]
@@ -56,6 +58,14 @@ impl Renewal {
         self.dir.save(&renewed)?;
         self.tls.replace(renewed)?;
         tracing::info!(expires = expires.0, "renewed this node's certificate");
+        Ok(expires)
+    }
+
+    /// Goes on with the certificate that is on the disk.
+    pub(crate) fn reload(&self) -> Result<Timestamp, RenewError> {
+        let stored = self.dir.load()?.ok_or(RenewError::Missing)?;
+        let expires = stored.expires();
+        self.tls.replace(stored)?;
         Ok(expires)
     }
 

@@ -15,14 +15,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::consensus::{Consensus, Leadership};
 use crate::datadir::DataDir;
-use crate::identity::{ClusterId, EnrollmentAnswer, EnrollmentCommand, EnrollmentState, Token};
+use crate::identity::{
+    ClientAnswer, ClientCommand, ClientName, ClientRecord, Clients, ClusterId, EnrollmentAnswer,
+    EnrollmentCommand, EnrollmentState, NoClient, PeerTls, Token,
+};
 use crate::log::LogStore;
 use crate::peers::route::Me;
 use crate::peers::service::{Answerer, PeerService};
 use crate::peers::{Peers, Target};
 use crate::proposer::{Origin, Proposer, unavailable};
 use crate::reads::ReadIndex;
-use crate::registry::{NewToken, Registry};
+use crate::registry::{CreateClientError, IssuedClient, NewClient, NewToken, Registry};
 use crate::renewal::{RenewError, Renewal};
 use crate::state::Views;
 use crate::status::Status;
@@ -136,6 +139,67 @@ impl RaftStore {
     /// The newest changes of catalog and cluster, and who made them, as this node has applied them.
     pub fn audit(&self) -> AuditTrail {
         self.inner.views.audit.borrow().clone()
+    }
+
+    /// Issues a certificate to a client, for a key that only the client has.
+    pub async fn create_client(
+        &self,
+        client: NewClient,
+        by: Actor,
+        timeout: Duration,
+    ) -> Result<IssuedClient, CreateClientError> {
+        let deadline = Instant::now() + timeout;
+        self.registry().create_client(client, by, deadline).await
+    }
+
+    /// Has the cluster revoke a client, by its id or its name.
+    pub async fn revoke_client(
+        &self,
+        who: String,
+        by: Actor,
+        timeout: Duration,
+    ) -> Result<ClientAnswer, ProposeError> {
+        let deadline = Instant::now() + timeout;
+        let command = ClientCommand::Revoke(who);
+        self.registry().decide_client(command, by, deadline).await
+    }
+
+    /// The clients as this node has applied them.
+    pub fn clients(&self) -> Clients {
+        self.inner.views.cluster.borrow().clients.clone()
+    }
+
+    /// Who the holder of a client's certificate is at this time, as far as this node has heard.
+    pub fn client(&self, client: ClientName, now: Timestamp) -> Result<ClientRecord, NoClient> {
+        if client.cluster != self.cluster_id() {
+            return Err(NoClient::Unknown);
+        }
+        let cluster = self.inner.views.cluster.borrow();
+        cluster.clients.standing(client.client, now).cloned()
+    }
+
+    /// Ready when the client is revoked.
+    pub async fn client_revoked(&self, client: ClientName) {
+        let mut cluster = self.inner.views.cluster.clone();
+        let gone = cluster.wait_for(|cluster| {
+            let known = cluster.clients.records.get(&client.client);
+            known.is_none_or(|known| known.revoked)
+        });
+        // An error says that the store is gone, and then nobody may go on.
+        let _ = gone.await;
+    }
+
+    /// What the API of this node takes connections with: the certificate the other nodes see, and
+    /// whatever it is renewed to. None before it has one.
+    pub fn tls(&self) -> Option<PeerTls> {
+        let renewal = self.inner.renewal.get();
+        renewal.map(|renewal| renewal.tls.clone())
+    }
+
+    /// Takes the certificate from the disk again, where somebody may have put another one.
+    pub fn reload_certificate(&self) -> Result<Timestamp, RenewError> {
+        let renewal = self.inner.renewal.get();
+        renewal.ok_or(RenewError::NoAuthority)?.reload()
     }
 
     /// Join tokens and enrolled nodes as this node has applied them.

@@ -12,6 +12,7 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::parse_x509_certificate;
 
+use super::client::ClientName;
 use super::digest::CaFingerprint;
 use super::key::{NodeKey, SigningRequest, random_bytes};
 use super::name::{ClusterId, PeerName};
@@ -101,7 +102,7 @@ impl Ca {
         peer: PeerName,
         now: Timestamp,
     ) -> Result<CertificateDer<'static>, CaError> {
-        self.issue(&request.public_key, peer, now)
+        self.issue_node(&request.public_key, peer, now)
     }
 
     /// Signs a certificate for a key this process holds: the first node's, and renewals.
@@ -113,24 +114,51 @@ impl Ca {
     ) -> Result<CertificateDer<'static>, CaError> {
         let public_key =
             rcgen::SubjectPublicKeyInfo::from_der(&key.public_key()).map_err(CaError::Sign)?;
-        self.issue(&public_key, peer, now)
+        self.issue_node(&public_key, peer, now)
     }
 
-    fn issue(
+    /// Signs a client's certificate, whose serial number is the client's id.
+    pub fn sign_client(
+        &self,
+        request: &SigningRequest,
+        client: ClientName,
+        name: &str,
+        now: Timestamp,
+        expires: Timestamp,
+    ) -> Result<CertificateDer<'static>, CaError> {
+        let lifetime = Duration::from_millis(expires.0.saturating_sub(now.0));
+        let mut params = params(name.to_owned(), now, lifetime)?;
+        params.serial_number = Some(SerialNumber::from_slice(&client.client.0));
+        // It speaks for a client: nobody takes it for a server, or for a node.
+        let usage = ExtendedKeyUsagePurpose::ClientAuth;
+        self.issue(&request.public_key, params, &client, vec![usage])
+    }
+
+    fn issue_node(
         &self,
         public_key: &impl PublicKeyData,
         peer: PeerName,
         now: Timestamp,
     ) -> Result<CertificateDer<'static>, CaError> {
-        let mut params = params(peer.node.to_string(), now, CERTIFICATE_LIFETIME)?;
-        params.subject_alt_names = vec![rcgen::SanType::DnsName(
-            peer.to_string().try_into().map_err(CaError::Sign)?,
-        )];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
+        let params = params(peer.node.to_string(), now, CERTIFICATE_LIFETIME)?;
+        let usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        self.issue(public_key, params, &peer, usages)
+    }
+
+    fn issue(
+        &self,
+        public_key: &impl PublicKeyData,
+        mut params: CertificateParams,
+        name: &impl fmt::Display,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+    ) -> Result<CertificateDer<'static>, CaError> {
+        let name = name.to_string().try_into().map_err(CaError::Sign)?;
+        params.subject_alt_names = vec![rcgen::SanType::DnsName(name)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = usages;
         params.use_authority_key_identifier_extension = true;
         params
             .signed_by(public_key, &self.issuer)
@@ -171,6 +199,7 @@ fn params(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::ClientId;
 
     const CLUSTER: ClusterId = ClusterId::from_bytes([1; 16]);
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -229,6 +258,32 @@ mod tests {
         let (_, parsed) = parse_x509_certificate(&certificate).unwrap();
         assert_eq!(parsed.subject().to_string(), "CN=2");
         assert!(!parsed.is_ca());
+    }
+
+    #[test]
+    fn a_clients_certificate_is_a_clients_only() {
+        let ca = Ca::create(CLUSTER, NOW).unwrap();
+        let key = NodeKey::generate().unwrap();
+        let request = SigningRequest::from_der(&key.signing_request().unwrap()).unwrap();
+        let client = ClientName {
+            cluster: CLUSTER,
+            client: ClientId::random(),
+        };
+        let expires = Timestamp(NOW.0 + 5_000);
+        let certificate = ca.sign_client(&request, client, "ana", NOW, expires);
+        let certificate = certificate.unwrap();
+        assert_eq!(ClientName::of_certificate(&certificate), Some(client));
+        assert!(PeerName::of_certificate(&certificate).is_err());
+        let (_, parsed) = parse_x509_certificate(&certificate).unwrap();
+        assert_eq!(parsed.raw_serial(), client.client.0);
+        assert_eq!(parsed.subject().to_string(), "CN=ana");
+        let ends = parsed.validity().not_after.timestamp();
+        assert_eq!(ends, i64::try_from(expires.0 / 1000).unwrap());
+        let usage = parsed.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.client_auth && !usage.server_auth);
+
+        let node = ca.sign_own(&key, peer(1), NOW).unwrap();
+        assert_eq!(ClientName::of_certificate(&node), None);
     }
 
     #[test]

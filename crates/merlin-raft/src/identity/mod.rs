@@ -1,8 +1,9 @@
 //! Who a node is, and how it becomes a member: certificates, join tokens, enrolment.
 //!
 //! A cluster has one certificate authority ([`Ca`]), made when the cluster is. It speaks for
-//! exactly one thing, the number of a node in that cluster ([`PeerName`]), and every connection
-//! between nodes is TLS 1.3 with a certificate at both ends ([`PeerTls`]).
+//! exactly two things: the number of a node in that cluster ([`PeerName`]), and the id of a client
+//! that administers it from elsewhere ([`ClientName`]). Every connection between nodes is TLS 1.3
+//! with a certificate at both ends ([`PeerTls`]).
 //!
 //! A new node gets its certificate for a join [`Token`], which an operator carries over:
 //!
@@ -30,6 +31,7 @@
 
 mod admission;
 mod ca;
+mod client;
 mod codec;
 mod digest;
 mod enroll;
@@ -49,6 +51,10 @@ pub use admission::{
     Redemption, Role, TokenRecord,
 };
 pub use ca::{Ca, CaError};
+pub use client::{
+    ClientAnswer, ClientCommand, ClientError, ClientId, ClientName, ClientRecord, Clients,
+    NoClient, check_client_name,
+};
 pub use codec::DecodeEnrollmentError;
 pub use digest::{CaFingerprint, KeyFingerprint, SecretHash};
 pub use enroll::{AnswerError, Applicant, Attempt, AttemptError, EnrollError, Enrolled, enroll};
@@ -58,5 +64,5 @@ pub use name::{CertificateNameError, ClusterId, InvalidClusterId, PeerName};
 pub use node::{IdentityError, NodeIdentity};
 pub use pin::PinError;
 pub use store::{IdentityDir, IdentityStoreError};
-pub use tls::{PeerConnection, PeerStream, PeerTls, TlsError, verify_peer};
+pub use tls::{Certificate, PeerConnection, PeerStream, PeerTls, TlsError, TlsStream, verify_peer};
 pub use token::{InvalidTokenId, ParseTokenError, Secret, Token, TokenId};

@@ -39,6 +39,7 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
+use super::client::ClientName;
 use super::digest::CaFingerprint;
 use super::name::PeerName;
 use super::node::NodeIdentity;
@@ -228,6 +229,41 @@ impl PeerTls {
             async move { connect(config, &addr, name).await.map(TokioIo::new) }
         });
         settings(endpoint(name)).connect_with_connector_lazy(connector)
+    }
+}
+
+/// A connection that somebody made to this node by TLS.
+pub type TlsStream<S> = server::TlsStream<S>;
+
+/// Who a certificate of the cluster's authority speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    None,
+    Client(ClientName),
+    Node(PeerName),
+    /// Of the authority, but for nobody this version knows.
+    Other,
+}
+
+impl PeerTls {
+    /// Takes a connection of somebody who may be a client. A certificate that is shown has been
+    /// checked, but for whether its holder is still welcome.
+    pub async fn accept<S>(&self, socket: S) -> io::Result<(TlsStream<S>, Certificate)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.server));
+        let tls = acceptor.accept(socket).await?;
+        let certificates = tls.get_ref().1.peer_certificates();
+        let certificate = match certificates.and_then(|chain| chain.first()) {
+            None => Certificate::None,
+            Some(certificate) => match ClientName::of_certificate(certificate) {
+                Some(client) => Certificate::Client(client),
+                None => PeerName::of_certificate(certificate)
+                    .map_or(Certificate::Other, Certificate::Node),
+            },
+        };
+        Ok((tls, certificate))
     }
 }
 

@@ -2,13 +2,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use merlin_model::{
-    Actor, Family, Mutation, RequestId, Scheduler, ServiceConfig, ServiceId, ServiceKey, Timestamp,
+    Actor, Family, Mutation, RequestId, Role, Scheduler, ServiceConfig, ServiceId, ServiceKey,
+    Timestamp,
 };
 use openraft::CommittedLeaderId;
 
 use super::*;
 use crate::cluster::{AuthorityKeys, ClusterChange, ClusterCommand, Founding};
-use crate::identity::ClusterId;
+use crate::identity::{ClientCommand, ClientId, ClientRecord, ClusterId, KeyFingerprint};
 use crate::typ::{Membership, MerlinNode, Proposal};
 
 pub(crate) fn at(index: u64) -> LogId {
@@ -60,6 +61,21 @@ fn founding() -> ClusterCommand {
     }
 }
 
+fn client() -> ClusterCommand {
+    let record = ClientRecord {
+        name: "ana".into(),
+        role: Role::Operator,
+        key: KeyFingerprint([6; 32]),
+        expires: Timestamp(9_000),
+        revoked: false,
+    };
+    ClusterCommand {
+        at: Timestamp(1_004),
+        by: Actor::Node(1),
+        change: ClusterChange::Client(ClientCommand::Create(ClientId([0x4a; 8]), record)),
+    }
+}
+
 fn membership() -> Membership {
     let node = MerlinNode {
         name: "n1".into(),
@@ -80,10 +96,7 @@ pub(crate) fn populated() -> State {
         normal(1, Proposal::of_cluster(&founding())),
         entry(2),
         entry(3),
-        Entry {
-            log_id: at(4),
-            payload: EntryPayload::Blank,
-        },
+        normal(4, Proposal::of_cluster(&client())),
     ];
     for entry in entries {
         state.apply(entry, &mut Changes::new()).unwrap();
@@ -144,6 +157,7 @@ fn what_was_changed_is_noted_once_with_who_and_when() {
         "999 node 1: found the cluster 05050505-0505-0505-0505-050505050505 (0)",
         "1002 127.0.0.1 in plaintext: add service service-2 FWM 3 rr (1)",
         "1003 127.0.0.1 in plaintext: add service service-3 FWM 4 rr (2)",
+        "1004 node 1: create client ana (operator), id 4a4a4a4a4a4a4a4a (2)",
         "1009 127.0.0.1 in plaintext: add service service-9 FWM 10 rr (3)",
         "7000 unknown: delete service service-9 (4)",
     ];
