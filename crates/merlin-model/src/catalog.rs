@@ -86,6 +86,17 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The service that changed, or whose server did.
+    pub fn service(&self) -> &ServiceId {
+        match self {
+            Self::ServicePut(service) => &service.id,
+            Self::ServiceDeleted { id, .. } => id,
+            Self::ServerPut { service, .. } | Self::ServerDeleted { service, .. } => service,
+        }
+    }
+}
+
 /// What an accepted command did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
@@ -253,6 +264,46 @@ impl Catalog {
             self.requests.remember(command.at, id.clone(), answer);
         }
         outcome
+    }
+
+    /// Takes over what a store elsewhere decided: one step to `revision`.
+    ///
+    /// A service that is put has exactly the servers it is put with. Which of two services owns a
+    /// key is for whoever reads the store to say: after the step no two may share one.
+    pub fn follow(&mut self, revision: Revision, changes: &[Change]) {
+        self.revision = revision;
+        for change in changes {
+            match change {
+                Change::ServicePut(service) => {
+                    self.release_key(&service.id);
+                    self.keys.insert(service.key, service.id.clone());
+                    self.services
+                        .insert(service.id.clone(), Arc::clone(service));
+                }
+                Change::ServiceDeleted { id, .. } => {
+                    self.release_key(id);
+                    self.services.remove(id);
+                }
+                Change::ServerPut { service, server } => {
+                    if let Some(holder) = self.services.get_mut(service) {
+                        let servers = &mut Arc::make_mut(holder).servers;
+                        servers.insert(server.key, Arc::clone(server));
+                    }
+                }
+                Change::ServerDeleted { service, key } => {
+                    self.delete_server(service, key);
+                }
+            }
+        }
+    }
+
+    /// Frees a service's key, unless another one has taken it over within the step.
+    fn release_key(&mut self, id: &ServiceId) {
+        if let Some(service) = self.services.get(id)
+            && self.keys.get(&service.key) == Some(id)
+        {
+            self.keys.remove(&service.key);
+        }
     }
 
     fn mutate(&mut self, command: &Command) -> Result<Applied, Rejection> {

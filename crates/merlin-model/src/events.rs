@@ -49,6 +49,13 @@ impl EventRing {
             *self = Self::starting_at(revision);
             return;
         }
+        self.push_later(revision, changes);
+    }
+
+    /// Adds the changes of a later revision of a store that counts more than catalog changes. The
+    /// caller vouches that the catalog did not change in between.
+    pub fn push_later(&mut self, revision: Revision, changes: Vec<Change>) {
+        debug_assert!(revision > self.newest, "history only grows");
         self.newest = revision;
         self.changes += changes.len();
         self.groups.push_back(EventGroup {
@@ -74,7 +81,8 @@ impl EventRing {
                 oldest: self.oldest,
             });
         }
-        let skip = usize::try_from(revision.0 - self.oldest.0).unwrap_or(usize::MAX);
+        let seen = self.groups.binary_search_by_key(&revision, |g| g.revision);
+        let skip = seen.map_or_else(|unseen| unseen, |last| last + 1);
         Ok(self.groups.iter().skip(skip))
     }
 }
@@ -117,6 +125,19 @@ mod tests {
                 oldest: Revision(5)
             })
         );
+    }
+
+    #[test]
+    fn revisions_may_be_sparse_where_the_store_counts_other_things_too() {
+        let mut ring = EventRing::starting_at(Revision(5));
+        for revision in [8, 9, 20] {
+            ring.push_later(Revision(revision), vec![change()]);
+        }
+        assert_eq!(after(&ring, 5), Ok(vec![8, 9, 20]));
+        assert_eq!(after(&ring, 7), Ok(vec![8, 9, 20]));
+        assert_eq!(after(&ring, 8), Ok(vec![9, 20]));
+        assert_eq!(after(&ring, 19), Ok(vec![20]));
+        assert_eq!(after(&ring, 20), Ok(vec![]));
     }
 
     #[test]

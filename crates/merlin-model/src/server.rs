@@ -153,7 +153,7 @@ impl RealServerConfig {
     /// Direct routing and tunnels do not rewrite ports, so a server port other than the service's
     /// is ignored by the kernel there. It is accepted all the same: existing catalogs hold such
     /// servers, and they work.
-    pub(crate) fn check(&self, service: &ServiceKey, key: &RealServerKey) -> Result<(), Invalid> {
+    pub fn check(&self, service: &ServiceKey, key: &RealServerKey) -> Result<(), Invalid> {
         if key.port == 0 && !service.is_portless() {
             return Err(port_required());
         }

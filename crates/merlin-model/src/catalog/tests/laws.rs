@@ -83,16 +83,8 @@ fn watch(seen: &mut Naive, change: &Change) {
 }
 
 fn touched(changes: &[Change]) -> BTreeSet<ServiceId> {
-    changes
-        .iter()
-        .map(|change| match change {
-            Change::ServicePut(service) => service.id.clone(),
-            Change::ServiceDeleted { id, .. } => id.clone(),
-            Change::ServerPut { service, .. } | Change::ServerDeleted { service, .. } => {
-                service.clone()
-            }
-        })
-        .collect()
+    let services = changes.iter().map(Change::service);
+    services.cloned().collect()
 }
 
 fn reply(outcome: &Result<Applied, Rejection>) -> Result<Reply, Rejection> {
@@ -104,6 +96,27 @@ fn reply(outcome: &Result<Applied, Rejection>) -> Result<Reply, Rejection> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn whoever_follows_the_changes_holds_the_same_services(
+        commands in generators::commands(),
+        stride in 1_usize..5,
+    ) {
+        let (mut catalog, mut follower) = (Catalog::default(), Catalog::default());
+        // Several commands at once, too: a store may tell of them in one step.
+        for commands in commands.chunks(stride) {
+            let mut changes = Vec::new();
+            for command in commands {
+                if let Ok(applied) = catalog.apply(command) {
+                    changes.extend(applied.changes);
+                }
+            }
+            follower.follow(catalog.revision(), &changes);
+            prop_assert_eq!(follower.revision(), catalog.revision());
+            prop_assert!(follower.services().eq(catalog.services()));
+            check_invariants(&follower);
+        }
+    }
 
     #[test]
     fn the_naive_catalog_always_agrees(commands in generators::commands()) {
