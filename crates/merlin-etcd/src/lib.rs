@@ -3,8 +3,12 @@
 //! * [`layout`] and [`records`]: the earlier system's keys and values.
 //! * [`replica`]: what a node knows of the records, and the catalog they amount to.
 //! * [`decide`]: from a command to one guarded transaction.
+//! * [`guard`]: holds back a catalog that would take away too much at once.
+//! * [`keep`]: the last catalog, on this node's disk.
 
 pub mod decide;
+pub mod guard;
+pub mod keep;
 pub mod layout;
 pub mod records;
 pub mod replica;
