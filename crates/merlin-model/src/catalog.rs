@@ -198,6 +198,11 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// Goes on so many revisions later, as if commands had been there that nobody knows of.
+    pub fn skip_revisions(&mut self, count: u64) {
+        self.revision = Revision(self.revision.0.saturating_add(count));
+    }
+
     pub fn revision(&self) -> Revision {
         self.revision
     }

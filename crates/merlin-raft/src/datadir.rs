@@ -7,6 +7,7 @@
 //!   log/                the replicated log
 //!   snapshots/          what the log before it amounts to
 //!   identity/           the node's key and certificate
+//!   restoring           a restore is under way, or was interrupted
 //! ```
 //!
 //! Nothing in here is ever deleted to get over an error.
@@ -93,9 +94,17 @@ pub enum DataDirError {
          cluster as a new node", dir.display(), NODE_FILE
     )]
     Nameless { dir: PathBuf },
+    #[error(
+        "restoring a snapshot into {} was interrupted: run the same `merlin cluster snapshot \
+         restore` again", dir.display()
+    )]
+    HalfRestored { dir: PathBuf },
 }
 
 const NODE_FILE: &str = "node.json";
+
+/// Says that what is there is not all, as long as there is no [`NODE_FILE`].
+pub(crate) const RESTORING: &str = "restoring";
 
 /// A locked data directory.
 #[derive(Debug)]
@@ -163,6 +172,11 @@ impl DataDir {
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if self.path.join(RESTORING).exists() {
+                    return Err(DataDirError::HalfRestored {
+                        dir: self.path.clone(),
+                    });
+                }
                 // Taken for a new node it would vote a second time under the name of the old one.
                 if self.log().exists() {
                     return Err(DataDirError::Nameless {
@@ -205,6 +219,45 @@ impl DataDir {
     /// Removes what [`DataDir::set_aside`] moved, of a node that had done nothing yet.
     pub(crate) fn remove_aside(&self, aside: &Path) -> Result<(), DataDirError> {
         fs::remove_dir_all(aside).map_err(|source| DataDirError::io("remove", aside, source))
+    }
+
+    /// Removes the node's certificate; the authority signs a new one at the next start.
+    pub(crate) fn remove_certificate(&self) -> Result<(), DataDirError> {
+        let path = self.identity().join("node.pem");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(DataDirError::io("remove", &path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// From now on what is here is nobody's until it is complete. What an interrupted restore left
+    /// is cleared away.
+    pub(crate) fn begin_restoring(&self) -> Result<(), DataDirError> {
+        let mark = self.path.join(RESTORING);
+        let begin = || -> io::Result<()> {
+            File::create(&mark)?.sync_all()?;
+            self.sync()?;
+            for part in [self.log(), self.snapshots()] {
+                match fs::remove_dir_all(part) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            Ok(())
+        };
+        begin().map_err(|source| DataDirError::io("write", &mark, source))
+    }
+
+    pub(crate) fn end_restoring(&self) -> Result<(), DataDirError> {
+        let mark = self.path.join(RESTORING);
+        let end = || fs::remove_file(&mark).and_then(|()| self.sync());
+        end().map_err(|source| DataDirError::io("remove", &mark, source))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
     }
 
     /// Makes the directory this node's. The file is there whole or not at all.

@@ -40,7 +40,7 @@ use crate::state::State;
 use crate::typ::{LogId, Snapshot, SnapshotData, SnapshotMeta};
 
 const MAGIC: &[u8; 8] = b"MERLINSN";
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 const HEADER: usize = 8 + 4 + 16 + 8 + 1 + 24 + 8 + 8;
 const DIGEST: usize = 32;
 
@@ -49,17 +49,27 @@ const KEPT: usize = 2;
 
 /// Why bytes are not a usable snapshot.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FormatError {
+pub enum FormatError {
     #[error("it is not a merlin snapshot")]
     Magic,
-    #[error("it is incomplete")]
+    #[error("it is incomplete: something cut it off")]
     Incomplete,
-    #[error("its checksum is wrong")]
+    #[error("its checksum is wrong: it was damaged after it was written")]
     Checksum,
-    #[error("it was written by a newer merlin: format {found}, this one knows {FORMAT}")]
+    #[error(
+        "it was written by a newer merlin: format {found}, this one knows {FORMAT}; use that version"
+    )]
     Newer { found: u32 },
+    #[error("its format {found} is none that was ever written")]
+    Format { found: u32 },
     #[error("its content is not understood")]
-    Content(#[from] DecodeError),
+    Content(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<DecodeError> for FormatError {
+    fn from(error: DecodeError) -> Self {
+        Self::Content(error.into())
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -115,16 +125,8 @@ pub(crate) fn encode(state: &State) -> Bytes {
 /// Checks the whole and reads the header.
 pub(crate) fn inspect(bytes: &Bytes) -> Result<(Header, Bytes), FormatError> {
     let mut rest = bytes.clone();
-    if rest.len() < 12 {
-        return Err(FormatError::Incomplete);
-    }
-    if rest.copy_to_bytes(8) != MAGIC[..] {
-        return Err(FormatError::Magic);
-    }
-    let format = rest.get_u32();
-    if format != FORMAT {
-        return Err(FormatError::Newer { found: format });
-    }
+    check_beginning(bytes)?;
+    rest.advance(MAGIC.len() + 4);
     if bytes.len() < HEADER + DIGEST {
         return Err(FormatError::Incomplete);
     }
@@ -149,6 +151,30 @@ pub(crate) fn inspect(bytes: &Bytes) -> Result<(Header, Bytes), FormatError> {
         revision,
     };
     Ok((header, rest.split_to(length)))
+}
+
+fn check_format(found: u32) -> Result<(), FormatError> {
+    match found {
+        FORMAT => Ok(()),
+        0 => Err(FormatError::Format { found }),
+        _ => Err(FormatError::Newer { found }),
+    }
+}
+
+pub(crate) fn has_magic(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
+/// Whether a file that begins like this may be a snapshot. It need not be read whole to say no.
+pub(crate) fn check_beginning(bytes: &[u8]) -> Result<(), FormatError> {
+    let (magic, rest) = bytes
+        .split_at_checked(MAGIC.len())
+        .ok_or(FormatError::Magic)?;
+    if magic != MAGIC {
+        return Err(FormatError::Magic);
+    }
+    let format = rest.first_chunk().ok_or(FormatError::Incomplete)?;
+    check_format(u32::from_be_bytes(*format))
 }
 
 pub(crate) fn decode(bytes: &Bytes) -> Result<State, FormatError> {
@@ -230,6 +256,23 @@ impl Snapshots {
             meta: meta(state),
             snapshot: Box::new(SnapshotData(bytes)),
         })
+    }
+
+    /// Writes a snapshot in the place of all others.
+    pub(crate) fn write_alone(&self, state: &State) -> Result<(), SnapshotError> {
+        let earlier = self.complete()?;
+        self.write(state)?;
+        let kept = self.complete()?;
+        let newest = kept.first();
+        for path in earlier.iter().filter(|path| Some(*path) != newest) {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove", path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Stores a snapshot that another node made, and gives its state.

@@ -14,7 +14,7 @@
 //! * `applied` is published last, so whoever saw it reach an index sees the effects up to there.
 //! * The cost of a step does not depend on the size of the catalog: every map is persistent.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use merlin_model::catalog::Answer;
 use merlin_model::{AuditTrail, Catalog, Change, Command, EventRing, Revision};
@@ -140,6 +140,22 @@ pub(crate) struct Views {
     pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
     pub(crate) audit: watch::Receiver<AuditTrail>,
     pub(crate) applied: watch::Receiver<Option<LogId>>,
+    pub(crate) whole: Whole,
+}
+
+/// The whole state, for whoever makes a copy of it. It is at least as new as what is published.
+#[derive(Clone, Debug)]
+pub(crate) struct Whole(Arc<Mutex<State>>);
+
+impl Whole {
+    pub(crate) fn state(&self) -> State {
+        self.lock().clone()
+    }
+
+    /// Never held for long: a step is some commands on persistent maps.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
@@ -154,7 +170,7 @@ struct Publisher {
 /// The [`State`] as consensus drives it.
 #[derive(Debug)]
 pub(crate) struct StateMachine {
-    state: State,
+    whole: Whole,
     snapshots: Arc<Snapshots>,
     publisher: Publisher,
 }
@@ -168,8 +184,9 @@ impl StateMachine {
         let (cluster, cluster_view) = watch::channel(Arc::clone(&state.cluster));
         let (audit, audit_view) = watch::channel(state.audit.clone());
         let (applied, applied_view) = watch::channel(state.applied);
+        let whole = Whole(Arc::new(Mutex::new(state)));
         let machine = Self {
-            state,
+            whole: whole.clone(),
             snapshots,
             publisher: Publisher {
                 catalog,
@@ -185,6 +202,7 @@ impl StateMachine {
             cluster: cluster_view,
             audit: audit_view,
             applied: applied_view,
+            whole,
         };
         (machine, views)
     }
@@ -224,7 +242,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
-        Ok((self.state.applied, self.state.membership.clone()))
+        let state = self.whole.lock();
+        Ok((state.applied, state.membership.clone()))
     }
 
     async fn apply<I>(&mut self, entries: I) -> Result<Vec<Outcome>, StorageError>
@@ -234,18 +253,19 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         let mut changes = Changes::new();
         let mut outcomes = Vec::new();
+        let mut state = self.whole.lock();
         for entry in entries {
             let id = entry.log_id;
-            let outcome = self.state.apply(entry, &mut changes);
+            let outcome = state.apply(entry, &mut changes);
             outcomes.push(outcome.map_err(|error| StorageIOError::apply(id, &error))?);
         }
-        self.publisher.step(&self.state, changes);
+        self.publisher.step(&state, changes);
         Ok(outcomes)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder {
-            state: self.state.clone(),
+            state: self.whole.state(),
             snapshots: Arc::clone(&self.snapshots),
         }
     }
@@ -264,8 +284,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let state = blocking(install)
             .await
             .map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), &error))?;
-        self.state = state;
-        self.publisher.jump(&self.state);
+        let mut whole = self.whole.lock();
+        *whole = state;
+        self.publisher.jump(&whole);
         Ok(())
     }
 

@@ -287,7 +287,7 @@ impl TestCluster {
         assert_eq!(admission.node, id);
     }
 
-    fn disk(&self, id: NodeId) -> PathBuf {
+    pub(crate) fn disk(&self, id: NodeId) -> PathBuf {
         self.disks.path().join(id.to_string())
     }
 

@@ -72,7 +72,7 @@ mod store;
 pub use engine::{Ack, LogEngine, LogReader};
 pub use error::{OpenError, ReadError, WriteError};
 pub use layout::{Ballot, MAX_PAYLOAD, Position, Record};
-pub(crate) use store::LogStore;
+pub(crate) use store::{LogStore, position};
 
 #[cfg(test)]
 mod tests;

@@ -187,7 +187,7 @@ fn write_failed(error: WriteError) -> StorageError {
     StorageIOError::write_logs(AnyError::new(&error)).into()
 }
 
-fn position(id: &LogId) -> Position {
+pub(crate) fn position(id: &LogId) -> Position {
     Position {
         term: id.leader_id.term,
         node: id.leader_id.node_id,

@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -11,25 +9,15 @@ use merlin_raft::identity::Token;
 use merlin_raft::{Join, Joined};
 
 use super::failure::Failure;
-use crate::cli::{RunArgs, Settings};
+use super::place::PlaceArgs;
 use crate::config::Config;
 
 #[derive(Debug, Args)]
 pub(super) struct JoinArgs {
     /// What `merlin cluster token create` printed on a member
     token: Token,
-    /// Where this node will keep its state
-    #[arg(long, env = "MERLIN_DATA_DIR", value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// Name of this node in listings [default: the host name]
-    #[arg(long, env = "MERLIN_NODE_NAME", value_name = "NAME")]
-    node_name: Option<String>,
-    /// Address other nodes will connect to
-    #[arg(long, env = "MERLIN_PEER_ADDR", value_name = "IP:PORT")]
-    peer_addr: Option<SocketAddr>,
-    /// How other nodes reach this one, when that is not --peer-addr
-    #[arg(long, env = "MERLIN_ADVERTISE_ADDR", value_name = "IP:PORT")]
-    advertise_addr: Option<SocketAddr>,
+    #[command(flatten)]
+    place: PlaceArgs,
     /// Give up the catalog and membership that are in the data directory; they are moved aside
     #[arg(long)]
     discard_local_state: bool,
@@ -37,17 +25,7 @@ pub(super) struct JoinArgs {
 
 impl JoinArgs {
     pub(super) async fn perform(&self) -> Result<ExitCode, Failure> {
-        let settings = Settings {
-            data_dir: self.data_dir.clone(),
-            node_name: self.node_name.clone(),
-            peer_addr: self.peer_addr,
-            advertise_addr: self.advertise_addr,
-            ..Settings::default()
-        };
-        let config = Config::load(&RunArgs {
-            config: None,
-            settings,
-        })?;
+        let config = self.place.config()?;
         let joined = join(&config, self.token.clone(), self.discard_local_state).await?;
         io::stdout().lock().write_all(joined.as_bytes())?;
         Ok(ExitCode::SUCCESS)
@@ -68,7 +46,12 @@ pub(crate) async fn join(
         discard_local_state,
     });
     Ok(match joined.await? {
-        Joined::Already(name) => format!("already a member: node {}\n", name.node),
+        Joined::Already(name) => format!(
+            "already a member: node {}\n\
+             if the cluster was restored or recovered since, this node does not belong to it any \
+             more: stop merlin, and join with --discard-local-state\n",
+            name.node
+        ),
         Joined::Now {
             name,
             role,

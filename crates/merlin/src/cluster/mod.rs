@@ -7,6 +7,9 @@
 mod failure;
 mod join;
 mod members;
+mod place;
+mod recover;
+mod snapshot;
 mod tables;
 mod token;
 
@@ -73,6 +76,16 @@ enum ClusterCommand {
     /// Make, list and revoke the tokens that let new nodes in
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Copy the cluster's state to a file, look at such a file, begin a cluster from it
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Make this host the only node of its cluster, when the majority is lost for good
+    ///
+    /// Only when the other voters will never come back: were they to, there would be two clusters
+    /// of the same name. Everything this node holds is kept; what the others acknowledged without
+    /// it is lost. Run it on the node that holds most, with the daemon stopped, then start the
+    /// daemon and join the other hosts anew with `merlin cluster join --discard-local-state`.
+    Recover(recover::RecoverArgs),
 }
 
 pub(crate) async fn run(args: &ClusterArgs) -> ExitCode {
@@ -81,6 +94,8 @@ pub(crate) async fn run(args: &ClusterArgs) -> ExitCode {
         ClusterCommand::Members => members::members(args).await,
         ClusterCommand::Join(join) => join.perform().await,
         ClusterCommand::Token(token) => token.perform(args).await,
+        ClusterCommand::Snapshot(snapshot) => snapshot.perform(args).await,
+        ClusterCommand::Recover(recover) => recover.perform().await,
     };
     done.unwrap_or_else(|failure| failure.report())
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use merlin_proto::v1::{DescribeResponse, ListTokensResponse};
+use merlin_proto::v1::{DescribeResponse, ListTokensResponse, SnapshotInfo};
 
 pub(super) fn status(cluster: &DescribeResponse) -> String {
     let voters = cluster.members.iter().filter(|member| member.voter).count();
@@ -79,6 +79,40 @@ pub(super) fn tokens(listed: &ListTokensResponse) -> String {
         ]
     }));
     table(&rows)
+}
+
+pub(super) fn snapshot(info: &SnapshotInfo) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &dyn std::fmt::Display| {
+        let _ = writeln!(text, "{name:<10}{value}");
+    };
+    line(
+        "Cluster",
+        &format_args!("{} incarnation {}", info.cluster_id, info.incarnation),
+    );
+    line("Revision", &info.revision);
+    line(
+        "Log",
+        &format_args!("up to entry {} of term {}", info.last_index, info.last_term),
+    );
+    line("Services", &info.services);
+    line("Servers", &info.servers);
+    line(
+        "File",
+        &format_args!("format {}, {} bytes", info.format, info.bytes),
+    );
+    line("Checksum", &info.checksum);
+    text.push('\n');
+    let mut rows = vec![["ID", "NAME", "ADDRESS", "ROLE"].map(str::to_owned)];
+    rows.extend(info.members.iter().map(|member| {
+        [
+            member.id.to_string(),
+            member.name.clone(),
+            member.addr.clone(),
+            member.role.clone(),
+        ]
+    }));
+    text + &table(&rows)
 }
 
 /// Rows in columns as wide as their widest cell.

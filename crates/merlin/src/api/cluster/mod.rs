@@ -1,12 +1,13 @@
 //! `merlin.v1.Cluster`: who is in the cluster, and letting nodes in.
 
 mod describe;
+mod snapshots;
 mod tokens;
 
 use merlin_proto::v1::cluster_server::Cluster;
 use merlin_proto::v1::{
     CreateTokenRequest, CreateTokenResponse, DescribeRequest, DescribeResponse, ListTokensRequest,
-    ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse,
+    ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse, SaveSnapshotRequest,
 };
 use merlin_raft::RaftStore;
 use tonic::{Request, Response, Status};
@@ -37,6 +38,8 @@ impl ClusterApi {
 
 #[tonic::async_trait]
 impl Cluster for ClusterApi {
+    type SaveSnapshotStream = snapshots::Parts;
+
     async fn describe(
         &self,
         _: Request<DescribeRequest>,
@@ -63,5 +66,12 @@ impl Cluster for ClusterApi {
         request: Request<RevokeTokenRequest>,
     ) -> Result<Response<RevokeTokenResponse>, Status> {
         Ok(Response::new(tokens::revoke(self.raft()?, request).await?))
+    }
+
+    async fn save_snapshot(
+        &self,
+        request: Request<SaveSnapshotRequest>,
+    ) -> Result<Response<snapshots::Parts>, Status> {
+        Ok(Response::new(snapshots::save(self.raft()?, request).await?))
     }
 }

@@ -1,0 +1,10 @@
+//! What is left when disks, quorums or whole clusters are lost, and the way back.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking, helpers too")]
+
+mod node;
+mod recovery;
+mod snapshots;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "every test uses some of it")]
+mod support;

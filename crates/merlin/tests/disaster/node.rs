@@ -1,0 +1,322 @@
+//! Built daemons on loopback addresses of their own, told everything by environment, so that the
+//! commands are those an operator types.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use merlin_proto::types::merlin_client::MerlinClient;
+use merlin_proto::v1::node_client::NodeClient;
+use merlin_proto::v1::{LiveRequest, LiveService};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+use tonic::transport::Channel;
+
+use crate::support::{SOON, eventually, server, service};
+
+/// Hosts with nothing on them yet.
+pub(crate) struct Hosts {
+    pub(crate) root: TempDir,
+}
+
+/// One host: a node's files and addresses, and its daemon when it runs.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    ip: Ipv4Addr,
+    dir: PathBuf,
+    daemon: Option<Child>,
+    /// More environment for the daemon and the commands.
+    pub(crate) env: Vec<(String, String)>,
+}
+
+impl Hosts {
+    pub(crate) fn new() -> Self {
+        Self {
+            root: TempDir::new().unwrap(),
+        }
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    pub(crate) fn host(&self, name: &str) -> Node {
+        /// With the process id it makes addresses that no other test has.
+        static NEXT: AtomicU8 = AtomicU8::new(64);
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let dir = self.root.path().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        Node {
+            name: name.to_owned(),
+            ip: Ipv4Addr::new(127, NEXT.fetch_add(1, Ordering::Relaxed), high, low),
+            dir,
+            daemon: None,
+            env: Vec::new(),
+        }
+    }
+
+    /// Running nodes of one cluster, all voters.
+    pub(crate) fn cluster<const N: usize>(&self, names: [&str; N]) -> [Node; N] {
+        let mut nodes = names.map(|name| self.host(name));
+        let (first, others) = nodes.split_first_mut().unwrap();
+        first.start();
+        for (joined, node) in others.iter_mut().enumerate() {
+            node.join(first);
+            node.start();
+            first.awaits_voters(joined + 2);
+        }
+        nodes
+    }
+}
+
+impl Node {
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    pub(crate) fn peer_addr(&self) -> SocketAddr {
+        (self.ip, 4284).into()
+    }
+
+    /// A command of the built binary, as typed on this host.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_merlin"));
+        self.environment(&mut command);
+        command
+    }
+
+    pub(crate) fn environment(&self, command: &mut Command) {
+        let addr = |port| SocketAddr::from((self.ip, port)).to_string();
+        command
+            .env_clear()
+            .env("MERLIN_DATA_DIR", self.data())
+            .env("MERLIN_RUN_DIR", self.dir.join("run"))
+            .env("MERLIN_NODE_NAME", &self.name)
+            .env("MERLIN_DATAPLANE", "memory")
+            .env("MERLIN_API_ADDR", addr(4282))
+            .env("MERLIN_HEALTH_ADDR", addr(4283))
+            .env("MERLIN_PEER_ADDR", addr(4284))
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+    }
+
+    /// Runs `merlin cluster ...` here.
+    pub(crate) fn cluster(&self, args: &[&str]) -> Output {
+        self.command().arg("cluster").args(args).output().unwrap()
+    }
+
+    /// Runs `merlin cluster ...`, which must succeed, and gives what it prints.
+    pub(crate) fn succeeds(&self, args: &[&str]) -> String {
+        let output = self.cluster(args);
+        let (said, error) = spoken(&output);
+        assert!(output.status.success(), "{args:?}: {said}{error}");
+        said
+    }
+
+    /// Runs `merlin cluster ...`, which must be refused, and gives its words.
+    pub(crate) fn refuses(&self, args: &[&str]) -> String {
+        let output = self.cluster(args);
+        let (said, error) = spoken(&output);
+        assert!(!output.status.success(), "{args:?} was not refused: {said}");
+        error
+    }
+
+    pub(crate) fn join(&self, member: &Self) {
+        let line = member.succeeds(&["token", "create", "--name", &self.name]);
+        let token = line.split_whitespace().last().unwrap();
+        self.succeeds(&["join", token]);
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub(crate) fn start(&mut self) {
+        self.spawn();
+        eventually(&format!("{} is ready", self.name), || {
+            if let Some(status) = self.daemon.as_mut().unwrap().try_wait().unwrap() {
+                panic!("{} ended: {status}\n{}", self.name, self.log());
+            }
+            self.get("/ready").starts_with("HTTP/1.1 200")
+        });
+    }
+
+    /// Starts the daemon of a node that has no quorum, and waits until it answers.
+    pub(crate) fn start_without_quorum(&mut self) {
+        self.spawn();
+        eventually(&format!("{} answers", self.name), || {
+            !self.status().is_null()
+        });
+    }
+
+    /// Starts the daemon, which may not become ready.
+    pub(crate) fn spawn(&mut self) {
+        assert!(self.daemon.is_none(), "{} runs already", self.name);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("log"))
+            .unwrap();
+        let child = self.command().stdout(Stdio::null()).stderr(log).spawn();
+        self.daemon = Some(child.unwrap());
+    }
+
+    /// Runs the daemon, which is expected to end by itself, and gives its words.
+    pub(crate) fn fails_to_start(&self) -> String {
+        let output = self.command().output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        spoken(&output).1
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        self.daemon.take().unwrap().wait().unwrap();
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.daemon.take().unwrap().wait().unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.daemon.as_ref().unwrap().id();
+        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+    }
+
+    /// The host is lost with everything on it.
+    pub(crate) fn lose(&mut self) {
+        if self.daemon.is_some() {
+            self.kill();
+        }
+        std::fs::remove_dir_all(&self.dir).unwrap();
+        std::fs::create_dir(&self.dir).unwrap();
+    }
+
+    fn get(&self, path: &str) -> String {
+        let ask = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect((self.ip, 4283))?;
+            stream.set_read_timeout(Some(SOON))?;
+            write!(
+                stream,
+                "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            )?;
+            let mut response = String::new();
+            stream.read_to_string(&mut response)?;
+            Ok(response)
+        };
+        ask().unwrap_or_default()
+    }
+
+    /// The cluster as this node sees it; null when it cannot be asked.
+    pub(crate) fn status(&self) -> Value {
+        let output = self.cluster(&["status", "-o", "json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    pub(crate) fn voters(&self) -> usize {
+        let status = self.status();
+        let members = status["members"].as_array().cloned().unwrap_or_default();
+        let votes = |member: &&Value| member["voter"] == Value::Bool(true);
+        members.iter().filter(votes).count()
+    }
+
+    pub(crate) fn awaits_voters(&self, count: usize) {
+        eventually(&format!("{} sees {count} voters", self.name), || {
+            self.voters() == count && self.takes_writes()
+        });
+    }
+
+    pub(crate) fn takes_writes(&self) -> bool {
+        self.status()["unavailable"] == Value::String(String::new())
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}:4282", self.ip)
+    }
+
+    pub(crate) async fn client(&self) -> MerlinClient<Channel> {
+        MerlinClient::connect(self.url()).await.unwrap()
+    }
+
+    pub(crate) async fn node_client(&self) -> NodeClient<Channel> {
+        NodeClient::connect(self.url()).await.unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(daemon) = &mut self.daemon {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        if std::thread::panicking() {
+            let _ = writeln!(
+                std::io::stderr(),
+                "--- log of {}\n{}",
+                self.name,
+                self.log()
+            );
+        }
+    }
+}
+
+/// What this node has in its table: every service with the weights of its servers.
+pub(crate) async fn programmed(node: &Node) -> Vec<(String, Vec<(String, u32)>)> {
+    let request = LiveRequest {
+        local: true,
+        ..Default::default()
+    };
+    let live = node.node_client().await.live(request).await;
+    let table = live.unwrap().into_inner().nodes.remove(0);
+    assert_eq!(table.error, "");
+    let service = |service: LiveService| {
+        let servers = service.servers.into_iter();
+        let servers = servers.map(|server| (server.key.unwrap().ip, server.weight));
+        (service.service_id, servers.collect())
+    };
+    let mut services: Vec<_> = table.services.into_iter().map(service).collect();
+    services.sort();
+    services
+}
+
+/// Waits until this is in the node's table.
+pub(crate) async fn eventually_programmed(node: &Node, table: &[(String, Vec<(String, u32)>)]) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    while programmed(node).await != table {
+        assert!(tokio::time::Instant::now() < deadline, "not programmed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The catalog this node gives: its revision, and the ids of the services.
+pub(crate) async fn catalog(node: &Node) -> (u64, Vec<String>) {
+    let listed = node.client().await.list(()).await.unwrap().into_inner();
+    let ids = listed
+        .items
+        .into_iter()
+        .map(|item| item.service.unwrap().id);
+    let mut ids: Vec<_> = ids.collect();
+    ids.sort();
+    (listed.revision, ids)
+}
+
+/// Declares a service with one real server.
+pub(crate) async fn declare(node: &Node, id: &str, port: u16) {
+    let mut client = node.client().await;
+    client.create_service(service(id, port)).await.unwrap();
+    let server = server(id, &format!("10.1.0.{port}"), 8080);
+    client.create_server(server).await.unwrap();
+}
+
+pub(crate) fn spoken(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
