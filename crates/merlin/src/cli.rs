@@ -56,7 +56,8 @@ pub(crate) struct Settings {
     /// Name of this node in listings [default: the host name]
     #[arg(long, env = "MERLIN_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
-    /// Address of the gRPC API [default: 127.0.0.1:4282]
+    /// Address of the gRPC API [default: 127.0.0.1:4282]; clients on other hosts need TLS and a
+    /// certificate, see `merlin cluster client create`
     #[arg(long, env = "MERLIN_API_ADDR", value_name = "IP:PORT")]
     pub(crate) api_addr: Option<SocketAddr>,
     /// Port of the gRPC API, keeping its address (earlier spelling of --api-addr)
@@ -113,7 +114,7 @@ pub(crate) struct Settings {
     /// What becomes of services in the kernel that the catalog does not know [default: delete]
     #[arg(long, env = "MERLIN_FOREIGN", value_name = "POLICY")]
     pub(crate) foreign: Option<Foreign>,
-    /// Serve the API in plaintext to other hosts too
+    /// Let whoever reaches the API's port change the catalog, in plaintext
     #[arg(long, env = "MERLIN_API_INSECURE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) api_insecure: Option<bool>,
     /// File with a token to join a cluster with; ignored by a node that is a member

@@ -15,6 +15,8 @@ pub(crate) struct Config {
     pub(crate) run_dir: PathBuf,
     pub(crate) node_name: String,
     pub(crate) api_addr: SocketAddr,
+    /// Whether other hosts may speak plaintext to the API.
+    pub(crate) api_insecure: bool,
     pub(crate) peer_addr: SocketAddr,
     /// How other nodes reach this one.
     pub(crate) advertise_addr: SocketAddr,
@@ -75,12 +77,6 @@ impl Config {
         let local = Ipv4Addr::LOCALHOST;
         let any = Ipv4Addr::UNSPECIFIED;
         let api_addr = addr(given.api_addr, given.port, local, Self::API_PORT);
-        if !api_addr.ip().is_loopback() && given.api_insecure != Some(true) {
-            bail!(
-                "--api-addr: {api_addr} would serve the API in plaintext to other hosts; \
-                 use a loopback address, or say --api-insecure"
-            );
-        }
         // A dead leader is replaced within three times this, and a disk may stall for as long.
         let election_timeout = given.election_timeout.unwrap_or(Duration::from_millis(450));
         ensure!(
@@ -104,6 +100,7 @@ impl Config {
             run_dir: given.run_dir.unwrap_or_else(|| "/run/merlin".into()),
             node_name,
             api_addr,
+            api_insecure: given.api_insecure.unwrap_or(false),
             peer_addr,
             advertise_addr,
             health_addr: addr(given.health_addr, given.health_port, any, Self::HEALTH_PORT),
@@ -119,6 +116,20 @@ impl Config {
             metrics_per_server: given.metrics_per_server.unwrap_or(false),
             debug: given.debug.unwrap_or(false),
         })
+    }
+}
+
+impl Config {
+    /// Where the API can be reached from other hosts.
+    pub(crate) fn remote_api(&self) -> Option<SocketAddr> {
+        match self.api_addr.ip() {
+            ip if ip.is_loopback() => None,
+            ip if ip.is_unspecified() => Some(SocketAddr::new(
+                self.advertise_addr.ip(),
+                self.api_addr.port(),
+            )),
+            _ => Some(self.api_addr),
+        }
     }
 }
 
@@ -237,20 +248,21 @@ mod tests {
     }
 
     #[test]
-    fn plaintext_to_other_hosts_has_to_be_asked_for() {
-        let api_addr = Some("0.0.0.0:4282".parse().unwrap());
-        let error = resolve(Settings {
-            api_addr,
-            ..Settings::default()
-        })
-        .unwrap_err();
-        assert!(error.to_string().contains("--api-insecure"), "{error}");
-        let asked = Settings {
-            api_addr,
-            api_insecure: Some(true),
-            ..Settings::default()
+    fn other_hosts_are_answered_by_tls_unless_plaintext_is_asked_for() {
+        let opened = |api_insecure| {
+            let settings = Settings {
+                api_addr: Some("0.0.0.0:4282".parse().unwrap()),
+                advertise_addr: Some("192.0.2.1:4284".parse().unwrap()),
+                api_insecure,
+                ..Settings::default()
+            };
+            resolve(settings).unwrap()
         };
-        assert!(resolve(asked).is_ok());
+        assert!(!opened(None).api_insecure);
+        assert!(opened(Some(true)).api_insecure);
+        let remote = opened(None).remote_api();
+        assert_eq!(remote, Some("192.0.2.1:4282".parse().unwrap()));
+        assert_eq!(resolve(Settings::default()).unwrap().remote_api(), None);
     }
 
     #[test]

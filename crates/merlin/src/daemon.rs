@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::api::Audience;
+use crate::api::door;
 use crate::cli::{DataplaneKind, Foreign, RunArgs};
 use crate::config::Config;
 use crate::listen::{self, AdminSocket};
@@ -106,8 +106,10 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
             None
         }
     };
+    let tls = store.raft().and_then(RaftStore::tls);
     let node = Node::new(Inner {
         name: config.node_name.clone(),
+        api: tls.as_ref().and_then(|_| config.remote_api()),
         started: Instant::now(),
         store: store.clone(),
         dataplane,
@@ -121,16 +123,25 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
     });
 
     let requests = Requests::default();
-    let routes =
-        async |audience| api::routes(audience, &node, requests.clone(), shutdown.clone()).await;
+    let routes = api::routes(&node, requests.clone(), shutdown.clone()).await?;
     let metrics = Metrics::new(&node, requests.clone(), config.metrics_per_server);
     let stop = || shutdown.clone();
     info!(api = %config.api_addr, http = %config.health_addr, node = %config.node_name, "serving");
-    let connections = listen::connections(api_listener);
-    let serve = api::serve(routes(Audience::Anyone).await?, connections, stop());
+    if config.api_insecure && !config.api_addr.ip().is_loopback() {
+        warn!(
+            api = %config.api_addr,
+            "THE API TAKES CHANGES FROM WHOEVER REACHES IT, IN PLAINTEXT (--api-insecure)"
+        );
+    }
+    let rules = door::Rules {
+        tls,
+        insecure: config.api_insecure,
+    };
+    let connections = door::remote(listen::connections(api_listener), rules);
+    let serve = api::serve(routes.clone(), node.clone(), connections, stop());
     tasks.spawn("API", flatten(serve));
-    let connections = listen::connections(socket);
-    let serve = api::serve(routes(Audience::Administrators).await?, connections, stop());
+    let connections = door::local(listen::connections(socket));
+    let serve = api::serve(routes, node.clone(), connections, stop());
     tasks.spawn("API on the unix socket", flatten(serve));
     let pages = http::serve(http_listener, node.clone(), metrics, stop());
     tasks.spawn("HTTP pages", infallible(pages));
@@ -153,7 +164,7 @@ async fn wait(tasks: &mut Tasks, store: &Store, args: &RunArgs, level: &Level) -
         tokio::select! {
             _ = terminate.recv() => { info!("stopping on SIGTERM"); return Ok(()) }
             _ = interrupt.recv() => { info!("stopping on SIGINT"); return Ok(()) }
-            _ = hangup.recv() => reload(args, level),
+            _ = hangup.recv() => reload(args, level, store),
             error = store.failed() => return Err(anyhow!(error).context("the store has failed")),
             error = tasks.first_end() => return Err(error),
         }
@@ -161,13 +172,21 @@ async fn wait(tasks: &mut Tasks, store: &Store, args: &RunArgs, level: &Level) -
 }
 
 /// Reads what can change while running. A file that has become wrong changes nothing.
-fn reload(args: &RunArgs, level: &Level) {
+fn reload(args: &RunArgs, level: &Level, store: &Store) {
     match Config::load(args) {
         Ok(config) => {
             level.set(config.debug);
             info!(debug = config.debug, "configuration read again");
         }
         Err(error) => warn!(error = format!("{error:#}"), "configuration kept as it was"),
+    }
+    match store.raft().map(RaftStore::reload_certificate) {
+        Some(Ok(expires)) => info!(expires = expires.0, "certificate read again"),
+        Some(Err(error)) => {
+            let error = format!("{:#}", anyhow!(error));
+            warn!(error, "certificate kept as it was");
+        }
+        None => {}
     }
 }
 

@@ -130,6 +130,12 @@ pub(crate) struct Held<S> {
     _permit: OwnedSemaphorePermit,
 }
 
+impl<S> Held<S> {
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.socket
+    }
+}
+
 impl<S: Connected> Connected for Held<S> {
     type ConnectInfo = S::ConnectInfo;
     fn connect_info(&self) -> Self::ConnectInfo {

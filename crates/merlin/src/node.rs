@@ -1,6 +1,7 @@
 //! This node, as the API, the HTTP pages and the metrics see it.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +21,8 @@ pub(crate) struct Node(Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) name: String,
+    /// Where clients on other hosts are answered by TLS.
+    pub(crate) api: Option<SocketAddr>,
     pub(crate) started: Instant,
     pub(crate) store: Store,
     /// Absent when the node serves the API only.
@@ -124,6 +127,7 @@ impl Node {
             catalog_revision: self.catalog().revision().0,
             health: Some(v1::node_status::Health { up, down, unknown }),
             dataplane: "none".to_owned(),
+            api_addr: self.0.api.map(|addr| addr.to_string()).unwrap_or_default(),
             ..Default::default()
         };
         if let (Some(dataplane), Some(reconciler)) = (&self.0.dataplane, reconciler) {

@@ -10,7 +10,7 @@ use merlin_proto::types::{ListResponse, RealServer, VirtualService};
 use merlin_proto::{server, service};
 use tonic::{Code, Request, Response, Status};
 
-use super::caller;
+use super::access::Caller;
 use super::metadata::timeout;
 use crate::metrics::{Method, Requests};
 use crate::node::Node;
@@ -43,12 +43,15 @@ impl CatalogApi {
         parse: impl FnOnce(&T) -> Result<Mutation, E>,
     ) -> Result<Response<()>, Status> {
         let conditions = Conditions::read(request.metadata()).map_err(|e| e.to_status())?;
+        let mutation = parse(request.get_ref()).map_err(|e| e.to_status())?;
+        let caller = Caller::of(&request)?;
+        caller.may(&mutation)?;
         let command = Command {
             at: now(),
-            by: caller::actor(&request, self.node.store().node_id()),
+            by: caller.actor,
             request_id: conditions.request_id,
             expected_revision: conditions.expected_revision,
-            mutation: parse(request.get_ref()).map_err(|e| e.to_status())?,
+            mutation,
         };
         let timeout = timeout(request.metadata());
         let proposed = self.node.store().propose(command, timeout).await;

@@ -1,8 +1,10 @@
-//! The gRPC services: thin. They parse at the edge, ask the store, and put answers on the wire.
+//! The gRPC services: thin. They parse at the edge, ask the store, and put answers on the wire. Who
+//! may call them is decided at [`door`] and gate, before a service sees anything.
 
-mod caller;
+mod access;
 mod catalog;
 mod cluster;
+pub(crate) mod door;
 mod metadata;
 mod node;
 mod watch;
@@ -17,8 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::Connected;
 
+use self::access::Gate;
+use self::door::Guest;
 use crate::metrics::Requests;
 use crate::node::Node;
 
@@ -30,19 +33,8 @@ const MAX_REQUESTS_PER_CONNECTION: u32 = 256;
 const PING: Duration = Duration::from_secs(20);
 const PONG: Duration = Duration::from_secs(10);
 
-/// Who can reach a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Audience {
-    /// Whoever reaches the port.
-    Anyone,
-    /// Root and the group `merlin`, by the permissions of the unix socket. They alone may decide
-    /// who is in the cluster.
-    Administrators,
-}
-
 /// Everything a listener serves.
 pub(crate) async fn routes(
-    audience: Audience,
     node: &Node,
     requests: Requests,
     shutdown: CancellationToken,
@@ -67,29 +59,31 @@ pub(crate) async fn routes(
     let nodes = NodeServer::new(node::NodeApi::new(node.clone(), shutdown))
         .max_decoding_message_size(MAX_REQUEST)
         .max_encoding_message_size(usize::MAX);
+    let cluster = ClusterServer::new(cluster::ClusterApi::new(node.clone()))
+        .max_decoding_message_size(MAX_REQUEST)
+        .max_encoding_message_size(usize::MAX);
     let mut routes = Routes::builder();
     routes
         .add_service(catalog)
         .add_service(nodes)
+        .add_service(cluster)
         .add_service(health)
         .add_service(reflection);
-    if audience == Audience::Administrators {
-        let cluster = ClusterServer::new(cluster::ClusterApi::new(node.clone()));
-        routes.add_service(cluster.max_decoding_message_size(MAX_REQUEST));
-    }
     Ok(routes.routes())
 }
 
-/// Serves until shut down.
+/// Serves whoever may, until shut down.
 pub(crate) async fn serve<S>(
     routes: Routes,
-    connections: impl Stream<Item = std::io::Result<S>>,
+    node: Node,
+    connections: impl Stream<Item = std::io::Result<Guest<S>>>,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error>
 where
-    S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     Server::builder()
+        .layer(Gate { node })
         .http2_keepalive_interval(Some(PING))
         .http2_keepalive_timeout(Some(PONG))
         .max_concurrent_streams(MAX_REQUESTS_PER_CONNECTION)

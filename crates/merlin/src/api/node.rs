@@ -11,6 +11,7 @@ use merlin_proto::v1::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::access::Caller;
 use super::watch;
 use crate::fleet;
 use crate::node::Node;
@@ -35,6 +36,7 @@ impl node_server::Node for NodeApi {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let incarnation = self.node.incarnation();
         if !request.incarnation.is_empty() && request.incarnation != incarnation {
@@ -46,7 +48,9 @@ impl node_server::Node for NodeApi {
         }
         let from = request.from_revision.map(Revision);
         let events = self.node.store().events();
-        let stream = watch::stream(events, from, incarnation, self.shutdown.clone());
+        let node = self.node.clone();
+        let ended = async move { caller.ended(&node).await };
+        let stream = watch::stream(events, from, incarnation, ended, self.shutdown.clone());
         Ok(Response::new(Box::pin(stream)))
     }
 

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use futures::Stream;
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream};
 use merlin_model::{EventGroup, EventRing, Revision};
 use merlin_proto::listing::watch_response;
 use merlin_proto::status::ToStatus;
@@ -20,13 +21,14 @@ const STRIDE: usize = 256;
 
 /// One client's watch. The ring is level-triggered, so a slow client cannot make it lose anything
 /// short of being overtaken by compaction, which it is told.
-#[derive(Debug)]
 struct Watcher {
     ring: watch::Receiver<EventRing>,
     /// Revision up to which the client has been told.
     seen: Revision,
     pending: VecDeque<EventGroup>,
     incarnation: String,
+    /// Ready, with the reason, when the client may not go on watching.
+    ended: BoxFuture<'static, Status>,
     shutdown: CancellationToken,
     greeted: bool,
 }
@@ -36,6 +38,7 @@ pub(super) fn stream(
     ring: watch::Receiver<EventRing>,
     from: Option<Revision>,
     incarnation: String,
+    ended: impl Future<Output = Status> + Send + 'static,
     shutdown: CancellationToken,
 ) -> impl Stream<Item = Result<WatchResponse, Status>> {
     let seen = from.unwrap_or_else(|| ring.borrow().newest());
@@ -44,6 +47,7 @@ pub(super) fn stream(
         seen,
         pending: VecDeque::new(),
         incarnation,
+        ended: ended.boxed(),
         shutdown,
         greeted: false,
     };
@@ -68,6 +72,7 @@ impl Watcher {
             // Waiting takes nothing, so whichever arm wins, nothing is lost with the others.
             tokio::select! {
                 () = self.shutdown.cancelled() => return Ok(None),
+                status = &mut self.ended => return Err(status),
                 changed = self.ring.changed() => if changed.is_err() { return Ok(None) },
                 () = tokio::time::sleep(PROGRESS) => return Ok(Some((self.progress(), self))),
             }

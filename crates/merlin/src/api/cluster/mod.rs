@@ -1,13 +1,17 @@
-//! `merlin.v1.Cluster`: who is in the cluster, and letting nodes in.
+//! `merlin.v1.Cluster`: who is in the cluster, letting nodes and clients in, and who did what.
 
+mod audit;
+mod clients;
 mod describe;
 mod snapshots;
 mod tokens;
 
 use merlin_proto::v1::cluster_server::Cluster;
 use merlin_proto::v1::{
-    CreateTokenRequest, CreateTokenResponse, DescribeRequest, DescribeResponse, ListTokensRequest,
-    ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse, SaveSnapshotRequest,
+    AuditRequest, AuditResponse, CreateClientRequest, CreateClientResponse, CreateTokenRequest,
+    CreateTokenResponse, DescribeRequest, DescribeResponse, ListClientsRequest,
+    ListClientsResponse, ListTokensRequest, ListTokensResponse, RevokeClientRequest,
+    RevokeClientResponse, RevokeTokenRequest, RevokeTokenResponse, SaveSnapshotRequest,
 };
 use merlin_raft::RaftStore;
 use tonic::{Request, Response, Status};
@@ -73,5 +77,34 @@ impl Cluster for ClusterApi {
         request: Request<SaveSnapshotRequest>,
     ) -> Result<Response<snapshots::Parts>, Status> {
         Ok(Response::new(snapshots::save(self.raft()?, request).await?))
+    }
+
+    async fn create_client(
+        &self,
+        request: Request<CreateClientRequest>,
+    ) -> Result<Response<CreateClientResponse>, Status> {
+        let created = clients::create(&self.node, self.raft()?, request).await?;
+        Ok(Response::new(created))
+    }
+
+    async fn list_clients(
+        &self,
+        _: Request<ListClientsRequest>,
+    ) -> Result<Response<ListClientsResponse>, Status> {
+        Ok(Response::new(clients::list(self.raft()?)))
+    }
+
+    async fn revoke_client(
+        &self,
+        request: Request<RevokeClientRequest>,
+    ) -> Result<Response<RevokeClientResponse>, Status> {
+        Ok(Response::new(clients::revoke(self.raft()?, request).await?))
+    }
+
+    async fn audit(
+        &self,
+        request: Request<AuditRequest>,
+    ) -> Result<Response<AuditResponse>, Status> {
+        Ok(Response::new(audit::read(self.raft()?, request).await?))
     }
 }

@@ -12,7 +12,7 @@ use merlin_raft::identity::{EnrollmentAnswer, EnrollmentCommand, Role, TokenId, 
 use merlin_raft::{NewToken, RaftStore};
 use tonic::{Request, Status};
 
-use crate::api::caller;
+use crate::api::access::Caller;
 use crate::api::metadata::timeout;
 
 const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -24,7 +24,7 @@ pub(super) async fn create(
     request: Request<CreateTokenRequest>,
 ) -> Result<CreateTokenResponse, Status> {
     let timeout = timeout(request.metadata());
-    let by = caller::actor(&request, raft.node_id());
+    let by = Caller::of(&request)?.actor;
     let wanted = parse(request.into_inner()).map_err(|invalid| invalid.to_status())?;
     let created = raft.create_token(wanted, by, timeout).await;
     let token = created.map_err(|error| error.to_status())?;
@@ -53,7 +53,7 @@ pub(super) async fn revoke(
     request: Request<RevokeTokenRequest>,
 ) -> Result<RevokeTokenResponse, Status> {
     let timeout = timeout(request.metadata());
-    let by = caller::actor(&request, raft.node_id());
+    let by = Caller::of(&request)?.actor;
     let id = &request.get_ref().id;
     let id = id.parse().map_err(|_| {
         Invalid::new("id", format!("{id:?} is not a token's id: see token list")).to_status()
@@ -101,7 +101,7 @@ fn parse(request: CreateTokenRequest) -> Result<NewToken, Invalid> {
     })
 }
 
-fn wire_time(at: Timestamp) -> prost_types::Timestamp {
+pub(super) fn wire_time(at: Timestamp) -> prost_types::Timestamp {
     let (seconds, millis) = (at.0 / 1000, at.0 % 1000);
     prost_types::Timestamp {
         seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
