@@ -6,9 +6,21 @@
 //! * [`guard`]: holds back a catalog that would take away too much at once.
 //! * [`keep`]: the last catalog, on this node's disk.
 
+mod config;
 pub mod decide;
 pub mod guard;
 pub mod keep;
 pub mod layout;
+pub mod publish;
 pub mod records;
 pub mod replica;
+mod status;
+mod store;
+mod v3;
+
+pub use config::{Config, Tls, User};
+pub use layout::Layout;
+pub use publish::Views;
+pub use replica::{Problem, Replica};
+pub use status::{Backend, Status};
+pub use store::EtcdStore;

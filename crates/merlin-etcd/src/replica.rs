@@ -63,8 +63,10 @@ pub struct Replica {
     holdings: OrdMap<ServiceId, Arc<Holding>>,
     /// Who wants a key, the one who has it first.
     claims: OrdMap<ServiceKey, OrdSet<(Revision, ServiceId)>>,
-    /// Keys among the records that stand for nothing, with the reason.
+    /// Keys among the records that stand for nothing.
     strays: OrdMap<String, Problem>,
+    /// Everything that is passed over.
+    problems: OrdSet<Problem>,
     catalog: Catalog,
 }
 
@@ -74,7 +76,7 @@ struct Holding {
     service: Option<Record<VirtualService>>,
     /// By the last segment of their keys.
     servers: OrdMap<String, Record<RealServer>>,
-    /// What the rules pass over here.
+    /// What of it is passed over.
     problems: Vec<Problem>,
 }
 
@@ -122,12 +124,9 @@ impl Replica {
         self.holdings.is_empty() && self.strays.is_empty()
     }
 
-    /// Everything that is passed over, by key.
-    pub fn problems(&self) -> Vec<Problem> {
-        let of_services = self.holdings.values().flat_map(|h| &h.problems);
-        let mut problems: Vec<_> = of_services.chain(self.strays.values()).cloned().collect();
-        problems.sort();
-        problems
+    /// Everything that is passed over, in the order of the keys.
+    pub fn problems(&self) -> &OrdSet<Problem> {
+        &self.problems
     }
 
     /// Takes over one step of the store: the keys that changed, with what they hold now. Answers
@@ -236,10 +235,14 @@ impl Replica {
                             key: key.clone(),
                             reason,
                         };
-                        self.strays.insert(key, problem)
+                        self.problems.insert(problem.clone());
+                        self.strays.insert(key, problem);
                     }
-                    None => self.strays.remove(&key),
-                };
+                    None => {
+                        let problem = self.strays.remove(&key);
+                        problem.map(|problem| self.problems.remove(&problem));
+                    }
+                }
                 return None;
             }
         };
@@ -264,6 +267,8 @@ impl Replica {
         }
         if records.service.is_some() || !records.servers.is_empty() {
             self.holdings.insert(id.clone(), holding);
+        } else {
+            self.forget(&holding.problems);
         }
         Some(id)
     }
@@ -317,10 +322,18 @@ impl Replica {
         rivals.chain(touched.iter().cloned()).collect()
     }
 
+    fn forget(&mut self, problems: &[Problem]) {
+        for problem in problems {
+            self.problems.remove(problem);
+        }
+    }
+
     /// Applies the rules to one service: what of it is in the catalog, and what is passed over.
     fn judge(&mut self, id: &ServiceId) -> Option<VirtualService> {
         let mut holding = self.holdings.remove(id)?;
         let (service, problems) = self.apply_rules(id, &holding);
+        self.forget(&holding.problems);
+        self.problems.extend(problems.iter().cloned());
         Arc::make_mut(&mut holding).problems = problems;
         self.holdings.insert(id.clone(), holding);
         service

@@ -1,0 +1,75 @@
+//! Reads that see every write acknowledged before they began.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use merlin_model::Catalog;
+use merlin_model::store::ReadError;
+use tokio::time::{Instant, timeout_at};
+
+use super::Shared;
+use super::error::CallError;
+
+/// How long to wait for a change that is on its way before asking again.
+const CATCH_UP: Duration = Duration::from_millis(100);
+/// A copy that differs for that many times in a row, with nothing coming, has missed something.
+const STUCK: u32 = 5;
+
+impl Shared {
+    /// The catalog, not older than the moment of asking.
+    pub(crate) async fn read(&self, patience: Duration) -> Result<Arc<Catalog>, ReadError> {
+        let deadline = Instant::now() + patience;
+        match timeout_at(deadline, self.read_until(deadline)).await {
+            Ok(read) => read,
+            Err(_) => Err(ReadError::Timeout(patience)),
+        }
+    }
+
+    async fn read_until(&self, deadline: Instant) -> Result<Arc<Catalog>, ReadError> {
+        let mut stuck = 0;
+        loop {
+            let Some(session) = self.connected(deadline, false).await else {
+                let reason = self.views.status.borrow().unavailable.clone();
+                let reason = reason.unwrap_or_else(|| "no connection".to_owned());
+                return Err(ReadError::Unavailable { reason });
+            };
+            let seen = self.views.replica.borrow().clone();
+            // Cheap, and enough where nobody but merlin uses this etcd.
+            let now = session.revision(seen.layout()).await;
+            let mut replica = self.views.replica.clone();
+            match now {
+                Ok(now) if self.horizon() >= now || replica.borrow().revision() >= now => {
+                    return Ok(self.held());
+                }
+                Ok(_) => {}
+                Err(error) => return Err(self.unreadable(&error)),
+            }
+            // etcd's revision moves for many reasons. What counts is whether the records did.
+            let newer = session.newer(seen.layout(), seen.revision()).await;
+            let newer = newer.map_err(|error| self.unreadable(&error))?;
+            if !newer.changed && newer.count == seen.len() {
+                return Ok(self.held());
+            }
+            let arrived = replica.wait_for(|replica| replica.revision() >= newer.revision);
+            match timeout_at(Instant::now() + CATCH_UP, arrived).await {
+                Ok(Ok(_)) => return Ok(self.held()),
+                _ if self.views.replica.borrow().revision() != seen.revision() => stuck = 0,
+                _ => stuck += 1,
+            }
+            if stuck == STUCK {
+                self.doubt.notify_one();
+            }
+        }
+    }
+
+    fn held(&self) -> Arc<Catalog> {
+        Arc::new(self.views.replica.borrow().catalog().clone())
+    }
+
+    fn unreadable(&self, error: &CallError) -> ReadError {
+        self.suspicion.notify_one();
+        ReadError::Unavailable {
+            reason: error.to_string(),
+        }
+    }
+}
