@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{ClusterId, PeerName};
+use crate::log::LogEngine;
 use crate::typ::NodeId;
 
 const FORMAT: u32 = 1;
@@ -90,8 +91,8 @@ pub enum DataDirError {
     )]
     Newer { path: PathBuf, found: u32 },
     #[error(
-        "{} holds a log but no {}: restore the file, or move the directory away and join the \
-         cluster as a new node", dir.display(), NODE_FILE
+        "{} holds a node's state but no {}: restore the file, or move the directory away and join \
+         the cluster as a new node", dir.display(), NODE_FILE
     )]
     Nameless { dir: PathBuf },
     #[error(
@@ -99,6 +100,13 @@ pub enum DataDirError {
          restore` again", dir.display()
     )]
     HalfRestored { dir: PathBuf },
+    #[error(
+        "{} is a node's directory, but its log is gone, and with it what this node acknowledged \
+         and whom it voted for. Traffic is not affected. Do not start it as it is: remove this \
+         member on another node, move the directory away and join again; a node that is the only \
+         member is brought back from its last `merlin cluster snapshot save`", dir.display()
+    )]
+    Logless { dir: PathBuf },
 }
 
 const NODE_FILE: &str = "node.json";
@@ -120,6 +128,9 @@ struct Stored {
     cluster_id: String,
     node_id: NodeId,
     incarnation: u64,
+    /// Whether there has been a log: then there has to be one.
+    #[serde(default)]
+    has_log: bool,
 }
 
 impl DataDir {
@@ -178,7 +189,7 @@ impl DataDir {
                     });
                 }
                 // Taken for a new node it would vote a second time under the name of the old one.
-                if self.log().exists() {
+                if self.log().exists() || self.snapshots().exists() {
                     return Err(DataDirError::Nameless {
                         dir: self.path.clone(),
                     });
@@ -187,7 +198,23 @@ impl DataDir {
             }
             Err(source) => return Err(DataDirError::io("read", &path, source)),
         };
-        parse(&bytes, path).map(Some)
+        let (node, has_log) = parse(&bytes, path)?;
+        if has_log && !LogEngine::exists(&self.log()) {
+            return Err(DataDirError::Logless {
+                dir: self.path.clone(),
+            });
+        }
+        Ok(Some(node))
+    }
+
+    /// Remembers that there is a log now, which from then on must not be missing.
+    pub(crate) fn set_has_log(&self, node: &NodeFile) -> Result<(), DataDirError> {
+        let path = self.path.join(NODE_FILE);
+        let bytes = fs::read(&path).map_err(|source| DataDirError::io("read", &path, source))?;
+        match parse(&bytes, path)? {
+            (_, true) => Ok(()),
+            (_, false) => self.write_node(node, true),
+        }
     }
 
     /// Moves everything that makes this a node's directory to a directory in it; none when there is
@@ -262,11 +289,16 @@ impl DataDir {
 
     /// Makes the directory this node's. The file is there whole or not at all.
     pub(crate) fn set_node(&self, node: &NodeFile) -> Result<(), DataDirError> {
+        self.write_node(node, false)
+    }
+
+    fn write_node(&self, node: &NodeFile, has_log: bool) -> Result<(), DataDirError> {
         let stored = Stored {
             format: FORMAT,
             cluster_id: node.cluster.to_string(),
             node_id: node.node,
             incarnation: node.incarnation,
+            has_log,
         };
         let path = self.path.join(NODE_FILE);
         let unfinished = path.with_extension("tmp");
@@ -287,27 +319,29 @@ impl DataDir {
     }
 }
 
-fn parse(bytes: &[u8], path: PathBuf) -> Result<NodeFile, DataDirError> {
+/// Which node it is, and whether there has been a log.
+fn parse(bytes: &[u8], path: PathBuf) -> Result<(NodeFile, bool), DataDirError> {
     /// What every format has.
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
 
-    let read = || -> Result<Result<NodeFile, u32>, serde_json::Error> {
+    let read = || -> Result<Result<(NodeFile, bool), u32>, serde_json::Error> {
         let Format { format } = serde_json::from_slice(bytes)?;
         if format != FORMAT {
             return Ok(Err(format));
         }
         let stored: Stored = serde_json::from_slice(bytes)?;
-        Ok(Ok(NodeFile {
+        let node = NodeFile {
             cluster: stored
                 .cluster_id
                 .parse()
                 .map_err(serde::de::Error::custom)?,
             node: stored.node_id,
             incarnation: stored.incarnation,
-        }))
+        };
+        Ok(Ok((node, stored.has_log)))
     };
     match read() {
         Ok(Ok(node)) => Ok(node),
@@ -386,6 +420,18 @@ mod tests {
         let (_parent, dir) = open();
         fs::create_dir(dir.log()).unwrap();
         assert!(matches!(dir.node(), Err(DataDirError::Nameless { .. })));
+    }
+
+    #[test]
+    fn a_log_that_is_gone_is_not_begun_anew() {
+        let (_parent, dir) = open();
+        dir.set_node(&NODE).unwrap();
+        assert_eq!(dir.node().unwrap(), Some(NODE));
+        drop(LogEngine::open(&dir.log()).unwrap());
+        dir.set_has_log(&NODE).unwrap();
+        assert_eq!(dir.node().unwrap(), Some(NODE));
+        fs::remove_dir_all(dir.log()).unwrap();
+        assert!(matches!(dir.node(), Err(DataDirError::Logless { .. })));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod cluster;
 mod codec;
 mod config;
 mod consensus;
+mod contain;
 mod datadir;
 pub mod identity;
 mod join;
@@ -43,6 +44,7 @@ mod typ;
 
 pub use backup::{Backup, BackupError, BackupMember, Contents, SaveError, Saving};
 pub use config::{Config, InvalidTimers, Timers};
+pub use contain::panic_is_expected;
 pub use datadir::DataDirError;
 pub use join::{Join, JoinError, Joined, join};
 pub use log::OpenError as LogOpenError;

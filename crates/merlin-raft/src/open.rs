@@ -343,6 +343,7 @@ impl Disk {
         let snapshots = Snapshots::open(dir.snapshots()).map_err(OpenError::snapshots)?;
         let state = snapshots.load().map_err(OpenError::snapshots)?;
         let log = LogStore::open(&dir.log())?;
+        dir.set_has_log(&node)?;
         Ok(Self {
             dir,
             node,

@@ -47,6 +47,7 @@ fn run(args: &RunArgs) -> ExitCode {
     };
     let level = logging::start(config.log_format, config.debug);
     raise_descriptor_limit();
+    end_at_panics();
     with_runtime(async {
         match daemon::run(config, args, &level).await {
             Ok(()) => ExitCode::SUCCESS,
@@ -66,6 +67,18 @@ fn with_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A task that panicked has left undone nobody knows what. So the process ends with it: the kernel
+/// keeps its rules, and the supervisor starts a new one that looks at everything afresh.
+fn end_at_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !merlin_raft::panic_is_expected() {
+            report(panic);
+            std::process::abort();
+        }
+    }));
 }
 
 /// Every probe in flight and every client takes a descriptor, and the usual soft limit of 1024 is

@@ -16,6 +16,7 @@ use super::error::{OpenError, ReadError, WriteError};
 use super::layout::{Assembler, Ballot, Flaw, Position, Record, entry_key, parse_entry_key};
 use super::mark::CommitMark;
 use super::recover;
+use super::tip;
 use super::writer::{Change, Extent, Job, Writer};
 
 /// The durable log of one node. Changes happen in the order of the calls.
@@ -58,6 +59,11 @@ pub(super) struct State {
 // === impl LogEngine ===
 
 impl LogEngine {
+    /// Whether there is a log in the directory, or something of one.
+    pub(crate) fn exists(dir: &Path) -> bool {
+        dir.join(tip::NAME).exists() || dir.join("sled").exists()
+    }
+
     /// Opens the log in `dir`, or makes a new one. Reads all of it once; blocks.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let opened = recover::open(dir)?;

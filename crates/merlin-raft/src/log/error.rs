@@ -130,6 +130,12 @@ pub enum WriteError {
     Full(#[source] Arc<io::Error>),
     #[error("the raft log cannot be written: look in the kernel log for a failing disk")]
     Failed(#[source] Arc<io::Error>),
+    #[error(
+        "the raft log was removed while the daemon ran, so nothing more is acknowledged. Traffic is \
+         not affected. If the cluster has other members, remove this one there and join again; a \
+         node that is the only member is brought back from its last `merlin cluster snapshot save`"
+    )]
+    Removed,
     #[error("the raft log is closed")]
     Closed,
 }

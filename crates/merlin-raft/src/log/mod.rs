@@ -9,6 +9,7 @@
 //! <dir>/committed       two slots of 32, written in turn: what a kill must not undo (mark.rs)
 //! <dir>/sled/           one sled 0.34 database, default tree
 //! <dir>/aside/          files of sled's that were in the way of opening it; never deleted here
+//! <dir>/sled.found/     while the log is being opened: sled/ as it was found (keepsake.rs)
 //!
 //! key                               value (integers are big endian)
 //! 00 "format"                       u32, 1
@@ -60,6 +61,7 @@
 
 mod engine;
 mod error;
+mod keepsake;
 mod layout;
 mod mark;
 mod recover;

@@ -4,17 +4,18 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::error::OpenError;
+use super::keepsake::Keepsake;
 use super::layout::{
     Assembler, Ballot, FORMAT, Flaw, Meta, Position, be_u64, is_meta_key, parse_entry_key,
 };
 use super::tip::{self, Tip, TipFile};
 use super::writer::{Extent, persist};
+use crate::contain::contain;
 
 /// Pages of the database kept in memory.
 const CACHE: u64 = 32 << 20;
@@ -54,21 +55,38 @@ struct Contents {
     leftovers: Vec<Vec<u8>>,
 }
 
+/// Opens the log or leaves it as it was, apart from sled's index snapshots.
 pub(super) fn open(dir: &Path) -> Result<Opened, OpenError> {
     fs::create_dir_all(dir).map_err(|e| OpenError::io("create", dir, e))?;
     let lock = lock(dir)?;
     let sled_dir = dir.join("sled");
     let tip = open_tip(dir, &sled_dir)?;
+    let found = Keepsake::take(&sled_dir);
+    let opened = open_found(dir, &sled_dir, lock, tip);
+    if let Some(found) = found {
+        match &opened {
+            Ok(_) => found.discard(),
+            Err(_) => found
+                .put_back(is_index)
+                .map_err(|e| OpenError::io("put back what was found in", &sled_dir, e))?,
+        }
+    }
+    opened
+}
 
-    let interrupted = |name: &str| name.starts_with("snap.") && name.ends_with(".generating");
-    move_aside(dir, &sled_dir, interrupted)?;
-    let (db, contents) = match open_db(dir, &sled_dir) {
+/// sled's index snapshots, which it can do without.
+fn is_index(name: &str) -> bool {
+    name.starts_with("snap.")
+}
+
+fn open_found(dir: &Path, sled_dir: &Path, lock: File, tip: TipFile) -> Result<Opened, OpenError> {
+    let interrupted = |name: &str| is_index(name) && name.ends_with(".generating");
+    move_aside(dir, sled_dir, interrupted)?;
+    let (db, contents) = match open_db(dir, sled_dir) {
         // sled's index snapshot may be what is broken, and is not needed.
-        Err(OpenError::Corrupt { what, .. })
-            if move_aside(dir, &sled_dir, |name| name.starts_with("snap."))? > 0 =>
-        {
+        Err(OpenError::Corrupt { what, .. }) if move_aside(dir, sled_dir, is_index)? > 0 => {
             tracing::warn!(%what, "moved sled's index snapshots aside, reading its whole file");
-            open_db(dir, &sled_dir)?
+            open_db(dir, sled_dir)?
         }
         result => result?,
     };
@@ -79,7 +97,7 @@ pub(super) fn open(dir: &Path) -> Result<Opened, OpenError> {
         .write(true)
         .open(&data)
         .map_err(|e| OpenError::io("open", &data, e))?;
-    sync_tree(dir, &sled_dir, &disk).map_err(|e| OpenError::io("sync", dir, e))?;
+    sync_tree(dir, sled_dir, &disk).map_err(|e| OpenError::io("sync", dir, e))?;
     tidy(&db, &disk, &contents).map_err(|e| OpenError::io("write", &data, e))?;
     tracing::info!(
         entries = contents.entries,
@@ -217,7 +235,7 @@ fn open_db(dir: &Path, sled_dir: &Path) -> Result<(sled::Db, Contents), OpenErro
         let contents = scan(dir, sled_dir, &db)?;
         Ok((db, contents))
     };
-    catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|_| {
+    contain(attempt).unwrap_or_else(|| {
         Err(OpenError::Corrupt {
             dir: dir.to_owned(),
             what: "the database engine found a contradiction in its file".to_owned(),

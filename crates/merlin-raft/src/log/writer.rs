@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -367,6 +368,10 @@ impl Writer {
             self.weight = 0;
             self.lazy = None;
             persist(&self.db, &self.disk, std::mem::take(&mut self.batch))?;
+            // What is durable in a file without a name is gone with this process.
+            if self.disk.metadata()?.nlink() == 0 {
+                return Err(WriteError::Removed);
+            }
         }
         self.shared.state().extent = self.extent;
         for done in self.waiting.drain(..) {
