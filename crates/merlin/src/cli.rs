@@ -187,7 +187,9 @@ where
 
 /// Puts a second dash before long flags that have only one, as the earlier system took them.
 pub(crate) fn modernise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let command = Cli::command();
+    let mut command = Cli::command();
+    // Only then are --help and --version among its arguments.
+    command.build();
     let is_long = |name: &str| {
         command
             .get_arguments()

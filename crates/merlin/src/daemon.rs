@@ -46,6 +46,8 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
     // Everything that can be wrong with this host is found before anything is made on it.
     let api_listener = listen::tcp("--api-addr", config.api_addr).await?;
     let http_listener = listen::tcp("--health-addr", config.health_addr).await?;
+    // The store listens there itself, once it knows who this node is.
+    drop(listen::tcp("--peer-addr", config.peer_addr).await?);
     let table = config
         .reconcile
         .then(|| open_table(config.dataplane))

@@ -165,6 +165,11 @@ impl NodeCollector {
         }
         out.counter("reconcile_passes", "Completed passes", counts.passes)?;
         out.counter(
+            "reconcile_quiet_checks",
+            "Checks for drift that found the table untouched",
+            counts.quiet_checks,
+        )?;
+        out.counter(
             "reconcile_operations",
             "Operations the kernel carried out",
             counts.operations,

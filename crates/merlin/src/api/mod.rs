@@ -29,6 +29,9 @@ use crate::node::Node;
 const MAX_REQUEST: usize = 64 * 1024;
 /// Requests one connection may have under way; watches count too.
 const MAX_REQUESTS_PER_CONNECTION: u32 = 256;
+/// A request that is not answered by then has not come in whole: no answer takes as long. A watch
+/// is answered with its stream, which may go on for ever.
+const MAX_REQUEST_TIME: Duration = Duration::from_secs(65);
 /// A client that does not answer a ping within the second of these is gone.
 const PING: Duration = Duration::from_secs(20);
 const PONG: Duration = Duration::from_secs(10);
@@ -87,6 +90,7 @@ where
         .http2_keepalive_interval(Some(PING))
         .http2_keepalive_timeout(Some(PONG))
         .max_concurrent_streams(MAX_REQUESTS_PER_CONNECTION)
+        .timeout(MAX_REQUEST_TIME)
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, shutdown.cancelled_owned())
         .await
