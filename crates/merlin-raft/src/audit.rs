@@ -53,6 +53,10 @@ fn enrollment(command: &EnrollmentCommand, answer: &EnrollmentAnswer) -> Option<
                 _ => format!("admit {name} by join token {token}"),
             }
         }
-        EnrollmentCommand::ForgetNode(node) => format!("remove node {node}"),
+        EnrollmentCommand::RemoveNode(node) => format!("remove node {node}"),
+        EnrollmentCommand::SetRole(node, role) => format!("make node {node} a {role}"),
+        EnrollmentCommand::Move { node, name, addr } => {
+            format!("node {node} is called {name} and reached at {addr}")
+        }
     })
 }

@@ -26,6 +26,8 @@ pub struct Timers {
     /// the span between the two, looks for another. Must outlast the slowest write to the disk.
     pub election_min: Duration,
     pub election_max: Duration,
+    /// How long a new node has to keep up before it gets its vote.
+    pub promote_after: Duration,
 }
 
 impl Default for Timers {
@@ -34,6 +36,7 @@ impl Default for Timers {
             heartbeat: Duration::from_millis(250),
             election_min: Duration::from_millis(1000),
             election_max: Duration::from_millis(2000),
+            promote_after: Duration::from_secs(10),
         }
     }
 }

@@ -1,15 +1,22 @@
 //! The one place that talks to openraft's handle: who leads, writing an entry, confirming a read.
+//!
+//! The gate: writes and reads pass it, and a leader that hands over closes it, so that its
+//! successor misses nothing and nothing prolongs its lease. What waits at the gate has not begun.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use merlin_model::Actor;
 use merlin_model::store::ProposeError;
 use openraft::ServerState;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, Fatal, RaftError};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::time::Instant;
 
 use crate::cluster::{ClusterAnswer, ClusterChange, ClusterCommand};
 use crate::peers::Target;
 use crate::proposer::{now, unavailable, unknown};
+use crate::standing::{Dismissal, Standing};
 use crate::typ::{MerlinNode, NodeId, Outcome, Proposal, Raft};
 
 pub(crate) type Metrics = openraft::RaftMetrics<NodeId, MerlinNode>;
@@ -26,11 +33,44 @@ pub(crate) enum Leadership {
 pub(crate) struct Consensus {
     pub(crate) raft: Raft,
     isolation: Duration,
+    dismissal: Dismissal,
+    gate: Arc<RwLock<()>>,
+    /// When a leader was heard last; at first, when this node began to listen.
+    heard: Arc<Mutex<Instant>>,
+    /// Why the cluster has not taken this node in yet, as far as it is known.
+    waiting: Arc<Mutex<Option<String>>>,
+}
+
+/// Lets its holder write or read; while there is one, no other node takes over.
+#[derive(Debug)]
+pub(crate) struct Passage {
+    _open: OwnedRwLockReadGuard<()>,
+}
+
+/// Keeps everybody else from writing and reading.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    _closed: OwnedRwLockWriteGuard<()>,
 }
 
 impl Consensus {
-    pub(crate) fn new(raft: Raft, isolation: Duration) -> Self {
-        Self { raft, isolation }
+    pub(crate) fn new(raft: Raft, isolation: Duration, dismissal: Dismissal) -> Self {
+        Self {
+            raft,
+            isolation,
+            dismissal,
+            gate: Arc::default(),
+            heard: Arc::new(Mutex::new(Instant::now())),
+            waiting: Arc::default(),
+        }
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.dismissal.standing()
+    }
+
+    pub(crate) fn me(&self) -> NodeId {
+        self.raft.metrics().borrow().id
     }
 
     pub(crate) fn leadership(&self) -> Leadership {
@@ -38,7 +78,63 @@ impl Consensus {
     }
 
     pub(crate) fn leadership_in(&self, metrics: &Metrics) -> Leadership {
-        leadership(metrics, self.isolation)
+        match self.dismissal.standing().words() {
+            Some(reason) => Leadership::None {
+                reason: reason.into(),
+            },
+            None if is_outside(metrics) => Leadership::None {
+                reason: self.waiting(),
+            },
+            None => leadership(metrics, self.isolation, self.unheard()),
+        }
+    }
+
+    fn waiting(&self) -> String {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = "this node waits for the cluster to take it in".to_owned();
+        if let Some(reason) = &*waiting {
+            words += ": ";
+            words += reason;
+        }
+        words
+    }
+
+    pub(crate) fn wait_because(&self, reason: Option<String>) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// A leader has called.
+    pub(crate) fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// For how long no leader has called.
+    pub(crate) fn unheard(&self) -> Duration {
+        self.heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+
+    /// Ends consensus on this node. Harmless when repeated.
+    pub(crate) async fn stop(&self) {
+        if self.raft.shutdown().await.is_err() {
+            tracing::error!("consensus ended in a panic");
+        }
+    }
+
+    /// Waits until nobody hands over.
+    pub(crate) async fn pass(&self) -> Passage {
+        Passage {
+            _open: Arc::clone(&self.gate).read_owned().await,
+        }
+    }
+
+    /// Lets what is under way finish, and holds up everything else.
+    pub(crate) async fn close(&self) -> Closed {
+        Closed {
+            _closed: Arc::clone(&self.gate).write_owned().await,
+        }
     }
 
     /// Ready when this node takes another one for the leader.
@@ -81,12 +177,13 @@ impl Consensus {
         }
     }
 
-    /// The same for a cluster command. Only the leader can.
+    /// The same for a cluster command, in its turn. Only the leader can.
     pub(crate) async fn write_cluster(
         &self,
         change: ClusterChange,
         by: Actor,
     ) -> Result<ClusterAnswer, ProposeError> {
+        let _passage = self.pass().await;
         let at = now();
         let command = ClusterCommand { at, by, change };
         match self.write(Proposal::of_cluster(&command)).await? {
@@ -111,7 +208,7 @@ impl Consensus {
     }
 }
 
-fn leadership(metrics: &Metrics, isolation: Duration) -> Leadership {
+fn leadership(metrics: &Metrics, isolation: Duration, unheard: Duration) -> Leadership {
     let none = |reason: String| Leadership::None { reason };
     match &metrics.running_state {
         Ok(()) => {}
@@ -128,6 +225,11 @@ fn leadership(metrics: &Metrics, isolation: Duration) -> Leadership {
             )),
             None => none("this node leads, but no quorum has confirmed it yet".into()),
         },
+        // A learner does not look for another, so it would take a lost leader for one for ever.
+        (_, Some(leader)) if leader != metrics.id && unheard > isolation => none(format!(
+            "node {leader} led last, and has not been heard here for {} s",
+            unheard.as_secs()
+        )),
         (_, Some(leader)) if leader != metrics.id => {
             match metrics.membership_config.membership().get_node(&leader) {
                 Some(node) => Leadership::Following(Target::new(leader, node)),
@@ -138,6 +240,12 @@ fn leadership(metrics: &Metrics, isolation: Duration) -> Leadership {
         }
         _ => none("the cluster has no leader at the moment".into()),
     }
+}
+
+/// Whether the node runs, but is no member yet.
+fn is_outside(metrics: &Metrics) -> bool {
+    let membership = metrics.membership_config.membership();
+    metrics.running_state.is_ok() && membership.get_node(&metrics.id).is_none()
 }
 
 /// How long ago a leader last heard from a quorum.

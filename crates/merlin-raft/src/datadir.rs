@@ -4,6 +4,8 @@
 //! <data-dir>/           mode 0700: it holds the cluster's keys
 //!   lock                locked by the running daemon
 //!   node.json           which node this is; written before anything else is
+//!   removed             there once the cluster has removed the node
+//!   introducers.json    who let the node in; of use until it is a member
 //!   log/                the replicated log
 //!   snapshots/          what the log before it amounts to
 //!   identity/           the node's key and certificate
@@ -110,6 +112,25 @@ pub enum DataDirError {
 }
 
 const NODE_FILE: &str = "node.json";
+const REMOVED_FILE: &str = "removed";
+const INTRODUCERS_FILE: &str = "introducers.json";
+
+/// What makes a directory a node's, in the order in which it is moved aside.
+const PARTS: [&str; 6] = [
+    NODE_FILE,
+    REMOVED_FILE,
+    INTRODUCERS_FILE,
+    "log",
+    "snapshots",
+    "identity/node.pem",
+];
+
+/// A member that let this node in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Introducer {
+    pub(crate) id: NodeId,
+    pub(crate) addr: String,
+}
 
 /// Says that what is there is not all, as long as there is no [`NODE_FILE`].
 pub(crate) const RESTORING: &str = "restoring";
@@ -222,7 +243,7 @@ impl DataDir {
     pub(crate) fn set_aside(&self, to: &str) -> Result<Option<PathBuf>, DataDirError> {
         let aside = self.path.join(to);
         let mut moved = None;
-        for part in [NODE_FILE, "log", "snapshots", "identity/node.pem"] {
+        for part in PARTS {
             let part = self.path.join(part);
             let Some(name) = part.file_name().filter(|_| part.exists()) else {
                 continue;
@@ -285,6 +306,34 @@ impl DataDir {
 
     fn sync(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+
+    /// Remembers that the cluster has removed the node.
+    pub(crate) fn mark_removed(&self) -> Result<(), DataDirError> {
+        let path = self.path.join(REMOVED_FILE);
+        File::create(&path)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| File::open(&self.path)?.sync_all())
+            .map_err(|source| DataDirError::io("write", &path, source))
+    }
+
+    /// Remembers whom to ask until the node is a member.
+    pub(crate) fn set_introducers(&self, introducers: &[Introducer]) -> Result<(), DataDirError> {
+        let path = self.path.join(INTRODUCERS_FILE);
+        let written = serde_json::to_vec_pretty(introducers)
+            .map_err(io::Error::from)
+            .and_then(|bytes| fs::write(&path, bytes));
+        written.map_err(|source| DataDirError::io("write", &path, source))
+    }
+
+    /// None where they are not known: then nobody is asked.
+    pub(crate) fn introducers(&self) -> Vec<Introducer> {
+        let bytes = fs::read(self.path.join(INTRODUCERS_FILE)).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    pub(crate) fn is_marked_removed(&self) -> bool {
+        self.path.join(REMOVED_FILE).exists()
     }
 
     /// Makes the directory this node's. The file is there whole or not at all.
@@ -413,6 +462,27 @@ mod tests {
         let newer = dir.node();
         assert!(matches!(newer, Err(DataDirError::Newer { found: 2, .. })));
         assert!(file.exists());
+    }
+
+    #[test]
+    fn a_removal_is_remembered_until_the_node_is_moved_aside() {
+        let (_parent, dir) = open();
+        dir.set_node(&NODE).unwrap();
+        assert!(!dir.is_marked_removed());
+        dir.mark_removed().unwrap();
+        dir.mark_removed().unwrap();
+        let introducers = [Introducer {
+            id: 1,
+            addr: "192.0.2.1:4284".into(),
+        }];
+        assert_eq!(dir.introducers(), []);
+        dir.set_introducers(&introducers).unwrap();
+        assert_eq!(dir.introducers(), introducers);
+        assert!(dir.is_marked_removed());
+        let aside = dir.set_aside("aside").unwrap().unwrap();
+        assert!(aside.join(REMOVED_FILE).exists());
+        assert!(!dir.is_marked_removed());
+        assert_eq!(dir.introducers(), []);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use openraft::storage::RaftLogStorage;
 use openraft::{EntryPayload, RaftLogReader};
 
 use crate::cluster::{ClusterChange, ClusterCommand};
-use crate::datadir::{DataDir, DataDirError, NodeFile};
+use crate::datadir::{DataDir, DataDirError, Introducer, NodeFile};
 use crate::identity::{
     Applicant, EnrollError, Enrolled, IdentityDir, IdentityStoreError, Member, NodeKey, PeerName,
     Role, Token, enroll,
@@ -205,6 +205,11 @@ impl Place {
         blocking(move || {
             let aside = self.dir.set_aside(&format!("discarded-{}", now().0))?;
             let name = enrolled.identity.name();
+            let introducers = enrolled.members.iter().map(|member| Introducer {
+                id: member.id,
+                addr: member.addr.clone(),
+            });
+            self.dir.set_introducers(&introducers.collect::<Vec<_>>())?;
             self.dir.set_node(&NodeFile {
                 cluster: name.cluster,
                 node: name.node,

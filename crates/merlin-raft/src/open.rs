@@ -28,20 +28,23 @@ use crate::aside::{self, Silence};
 use crate::cluster::{AuthorityKeys, ClusterChange, Founding};
 use crate::config::{Config, InvalidTimers, Timers};
 use crate::consensus::Consensus;
-use crate::datadir::{DataDir, DataDirError, NodeFile};
+use crate::datadir::{DataDir, DataDirError, Introducer, NodeFile};
+use crate::handover::Handover;
 use crate::identity::{
     Ca, ClusterId, Enrollment, IdentityDir, IdentityError, IdentityStoreError, NodeIdentity,
     PeerName, PeerTls, TlsError,
 };
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Troubles};
+use crate::knock::Knocker;
 use crate::log::LogStore;
 use crate::network::Network;
 use crate::peers::route::Me;
-use crate::peers::{Dial, Peers};
+use crate::peers::{Dial, Peers, Target};
 use crate::proposer::{Proposer, now};
 use crate::reads::ReadIndex;
 use crate::renewal::Renewal;
 use crate::snapshot::{SnapshotError, Snapshots};
+use crate::standing::{self, Dismissal, Standing};
 use crate::state::{State, StateMachine};
 use crate::store::{Inner, RaftStore};
 use crate::typ::{MerlinNode, NodeId, Raft};
@@ -120,11 +123,11 @@ impl RaftStore {
             check_name(node.name(), identity.name())?;
             dial.set(PeerTls::new(identity)?);
         }
-        let store = Self::assemble(disk, config.timers, Arc::clone(&dial) as _).await?;
         let this = MerlinNode {
             name: config.node_name,
             addr: config.advertise,
         };
+        let store = Self::assemble(disk, &this, config.timers, Arc::clone(&dial) as _).await?;
         let introduced = async {
             store.found(node, this, config.timers).await?;
             store.introduce(node, identity_dir, &dial)
@@ -168,6 +171,7 @@ impl RaftStore {
     /// Puts the parts together and starts them, except for listening.
     pub(crate) async fn assemble(
         disk: Disk,
+        this: &MerlinNode,
         timers: Timers,
         dial: Arc<dyn Dial>,
     ) -> Result<Self, OpenError> {
@@ -181,7 +185,12 @@ impl RaftStore {
             incarnation,
             node,
         };
-        let peers = Peers::new(me, dial, timers.election_max);
+        let dismissal = Dismissal::new(if disk.dir.is_marked_removed() {
+            Standing::Removed
+        } else {
+            Standing::Member
+        });
+        let peers = Peers::new(me, dial, timers.election_max, dismissal.clone());
         let silence = Silence::default();
         let network = Network {
             peers: peers.clone(),
@@ -191,12 +200,22 @@ impl RaftStore {
         let (machine, views) = StateMachine::new(disk.state, disk.snapshots);
         let config = Arc::new(timers.raft()?);
         let raft = Raft::new(node, config, network, disk.log.clone(), machine).await;
-        let consensus = Consensus::new(raft.map_err(start_failed)?, timers.isolation());
+        let raft = raft.map_err(start_failed)?;
+        let consensus = Consensus::new(raft, timers.isolation(), dismissal.clone());
+        let handover = Handover {
+            consensus: consensus.clone(),
+            peers: peers.clone(),
+            lease: timers.election_max,
+        };
+        let troubles = Troubles::default();
         let keeper = Keeper {
             consensus: consensus.clone(),
             peers: peers.clone(),
             cluster: views.cluster.clone(),
+            handover: handover.clone(),
             pause: timers.election_min,
+            promote_after: timers.promote_after,
+            troubles: troubles.clone(),
         };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let aside = aside::run(consensus.clone(), silence, timers.election_min);
@@ -204,9 +223,31 @@ impl RaftStore {
         tasks.spawn(stop.clone().run_until_cancelled_owned(aside));
         let announce = announce::run(consensus.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(announce));
+        let introducers = disk.dir.introducers().into_iter();
+        let knocker = Knocker {
+            consensus: consensus.clone(),
+            peers: peers.clone(),
+            introducers: introducers
+                .map(|Introducer { id, addr }| Target { id, addr })
+                .collect(),
+            this: this.clone(),
+            pause: timers.election_max,
+        };
+        tasks.spawn(stop.clone().run_until_cancelled_owned(knocker.run()));
+        let dir = Arc::new(disk.dir);
+        let standing = standing::run(
+            consensus.clone(),
+            views.cluster.clone(),
+            dismissal.clone(),
+            Arc::clone(&dir),
+        );
+        tasks.spawn(stop.clone().run_until_cancelled_owned(standing));
         Ok(Self {
             inner: Arc::new(Inner {
                 me,
+                dismissal,
+                handover,
+                troubles,
                 proposer: Proposer::start(consensus.clone(), peers.clone()),
                 reads: ReadIndex::start(consensus.clone(), peers.clone(), timers.isolation()),
                 consensus,
@@ -217,7 +258,7 @@ impl RaftStore {
                 log: disk.log,
                 tasks,
                 stop,
-                _dir: disk.dir,
+                dir,
             }),
         })
     }

@@ -175,6 +175,8 @@ impl Batcher {
     }
 
     async fn decide(&self, batch: Vec<Waiting>) {
+        // Whoever runs out of patience meanwhile gives up what was never begun.
+        let passage = self.consensus.pass().await;
         let mut batch: Vec<_> = batch
             .into_iter()
             .filter(|waiting| waiting.ticket.claim())
@@ -189,6 +191,7 @@ impl Batcher {
                 answer(batch, decisions);
             }
             Leadership::Following(leader) => {
+                drop(passage);
                 let strays: Vec<_> = batch
                     .extract_if(.., |waiting| waiting.origin == Origin::Peer)
                     .collect();

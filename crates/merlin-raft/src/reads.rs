@@ -77,11 +77,14 @@ async fn run(
 ) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, QUEUE).await > 0 {
+        // A read that the old leader confirmed would prolong its lease.
+        let passage = consensus.pass().await;
         let position = match consensus.leadership() {
             Leadership::Leading => timeout(patience, consensus.read_index())
                 .await
                 .unwrap_or_else(|_| Err("no quorum confirmed the read in time".into())),
             Leadership::Following(leader) => {
+                drop(passage);
                 for stray in batch.extract_if(.., |asked| asked.origin == Origin::Peer) {
                     let _ = stray.answer.send(Err("this node is not the leader".into()));
                 }

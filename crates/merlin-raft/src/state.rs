@@ -17,7 +17,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use merlin_model::catalog::Answer;
-use merlin_model::{AuditTrail, Catalog, Change, Command, EventRing, Revision};
+use merlin_model::{
+    Actor, AuditTrail, Catalog, Change, Command, EventRing, Mutation, Revision, Timestamp,
+};
 use merlin_proto::log;
 use openraft::storage::RaftStateMachine;
 use openraft::{RaftSnapshotBuilder, StorageIOError};
@@ -141,6 +143,8 @@ pub(crate) struct Views {
     pub(crate) audit: watch::Receiver<AuditTrail>,
     pub(crate) applied: watch::Receiver<Option<LogId>>,
     pub(crate) whole: Whole,
+    /// What was published last stays, also when consensus has ended.
+    publisher: Arc<Publisher>,
 }
 
 /// The whole state, for whoever makes a copy of it. It is at least as new as what is published.
@@ -172,7 +176,7 @@ struct Publisher {
 pub(crate) struct StateMachine {
     whole: Whole,
     snapshots: Arc<Snapshots>,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
 }
 
 impl StateMachine {
@@ -185,26 +189,51 @@ impl StateMachine {
         let (audit, audit_view) = watch::channel(state.audit.clone());
         let (applied, applied_view) = watch::channel(state.applied);
         let whole = Whole(Arc::new(Mutex::new(state)));
-        let machine = Self {
-            whole: whole.clone(),
-            snapshots,
-            publisher: Publisher {
-                catalog,
-                events,
-                cluster,
-                audit,
-                applied,
-            },
-        };
+        let publisher = Arc::new(Publisher {
+            catalog,
+            events,
+            cluster,
+            audit,
+            applied,
+        });
         let views = Views {
             catalog: catalog_view,
             events: events_view,
             cluster: cluster_view,
             audit: audit_view,
             applied: applied_view,
+            whole: whole.clone(),
+            publisher: Arc::clone(&publisher),
+        };
+        let machine = Self {
             whole,
+            snapshots,
+            publisher,
         };
         (machine, views)
+    }
+}
+
+impl Views {
+    /// Has the rest of the node believe in an empty catalog. Only for a node that has no part in
+    /// the cluster any more.
+    pub(crate) fn publish_empty(&self) -> Revision {
+        let mut catalog = (**self.catalog.borrow()).clone();
+        let services: Vec<_> = catalog
+            .services()
+            .map(|service| service.id.clone())
+            .collect();
+        for id in services {
+            let delete = Command::new(Timestamp(0), Mutation::DeleteService { id });
+            // It is there: nobody else changes this catalog.
+            let _ = catalog.apply(&delete);
+        }
+        let revision = catalog.revision();
+        self.publisher.catalog.send_replace(Arc::new(catalog));
+        self.publisher
+            .events
+            .send_replace(EventRing::starting_at(revision));
+        revision
     }
 }
 

@@ -4,8 +4,13 @@ use std::time::Duration;
 
 use openraft::ServerState;
 
+use crate::cluster::ClusterState;
 use crate::consensus::{Consensus, Leadership, Metrics};
-use crate::identity::ClusterId;
+use crate::identity::{self, ClusterId};
+use crate::keeper::Troubles;
+use crate::peers::Peers;
+use crate::peers::route::Me;
+use crate::standing::Standing;
 use crate::typ::NodeId;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +32,24 @@ pub struct Status {
     pub unavailable: Option<String>,
     /// Whether a change of the members is under way.
     pub changing: bool,
+    /// Whether this node is a member still.
+    pub standing: Standing,
+    /// How long ago this node heard from its leader. A leader does not.
+    pub leader_contact: Option<Duration>,
     /// In order of their ids.
     pub members: Vec<Member>,
+    /// Let in, but not members yet. In order of their ids.
+    pub waiting: Vec<Waiting>,
+}
+
+/// A node that a token let in, and that the leader has not made a member yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub id: NodeId,
+    pub name: String,
+    pub addr: String,
+    /// What keeps the leader from it. Only a leader knows.
+    pub trouble: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +58,14 @@ pub struct Member {
     pub name: String,
     pub addr: String,
     pub role: Role,
+    /// What it is to be, where that was ever decided.
+    pub wanted: Option<identity::Role>,
     /// Entries the member has yet to acknowledge. Only a leader knows.
     pub lag: Option<u64>,
+    /// How long ago it answered this node; none when this node does not call it, or in vain.
+    pub contact: Option<Duration>,
+    /// Why it does not answer this node, or why the leader does not promote it.
+    pub trouble: Option<String>,
 }
 
 /// What part a node takes in consensus.
@@ -67,12 +94,34 @@ impl Role {
 }
 
 impl Status {
-    pub(crate) fn read(consensus: &Consensus, cluster: ClusterId, incarnation: u64) -> Self {
+    pub(crate) fn read(
+        me: Me,
+        consensus: &Consensus,
+        peers: &Peers,
+        cluster: &ClusterState,
+        troubles: &Troubles,
+    ) -> Self {
         let metrics = consensus.raft.metrics();
         let metrics = metrics.borrow();
+        let mut members = members(&metrics);
+        for member in &mut members {
+            let id = member.id;
+            member.wanted = cluster.enrollment.wanted(id);
+            member.contact = peers.contacts().silence(id);
+            member.trouble = peers.contacts().trouble(id).or_else(|| troubles.of(id));
+        }
+        let known = |id: NodeId| members.iter().any(|member| member.id == id);
+        let enrolled = cluster.enrollment.nodes.iter();
+        let waiting = enrolled.filter(|(id, _)| !known(**id));
+        let waiting = waiting.map(|(&id, node)| Waiting {
+            id,
+            name: node.name.clone(),
+            addr: node.addr.clone(),
+            trouble: troubles.of(id),
+        });
         Self {
-            cluster,
-            incarnation,
+            cluster: me.cluster,
+            incarnation: me.incarnation,
             node: metrics.id,
             role: role(&metrics),
             leader: metrics.current_leader,
@@ -91,7 +140,10 @@ impl Status {
                 .get_joint_config()
                 .len()
                 > 1,
-            members: members(&metrics),
+            standing: consensus.standing(),
+            leader_contact: (metrics.state != ServerState::Leader).then(|| consensus.unheard()),
+            waiting: waiting.collect(),
+            members,
         }
     }
 }
@@ -122,6 +174,9 @@ fn members(metrics: &Metrics) -> Vec<Member> {
             let matching = replication.get(id)?.map_or(0, |at| at.index);
             Some(metrics.last_log_index?.saturating_sub(matching))
         }),
+        wanted: None,
+        contact: None,
+        trouble: None,
     };
     membership.nodes().map(member).collect()
 }

@@ -1,12 +1,13 @@
 //! The store of one node, as the daemon uses it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use merlin_model::store::{Consistency, ProposeError, ReadError};
-use merlin_model::{Actor, AuditTrail, Catalog, Command, EventRing, Reply, Timestamp};
+use merlin_model::{Actor, AuditTrail, Catalog, Command, EventRing, Reply, Revision, Timestamp};
 use openraft::error::Fatal;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -14,19 +15,23 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::consensus::{Consensus, Leadership};
-use crate::datadir::DataDir;
+use crate::datadir::{DataDir, DataDirError};
+use crate::handover::Handover;
 use crate::identity::{
     ClientAnswer, ClientCommand, ClientName, ClientRecord, Clients, ClusterId, EnrollmentAnswer,
     EnrollmentCommand, EnrollmentState, NoClient, PeerTls, Token,
 };
+use crate::keeper::Troubles;
 use crate::log::LogStore;
+use crate::members::{Asked, Change, ChangeError, Changed, Members};
 use crate::peers::route::Me;
 use crate::peers::service::{Answerer, PeerService};
 use crate::peers::{Peers, Target};
-use crate::proposer::{Origin, Proposer, unavailable};
+use crate::proposer::{Origin, Proposer, now, unavailable};
 use crate::reads::ReadIndex;
 use crate::registry::{CreateClientError, IssuedClient, NewClient, NewToken, Registry};
 use crate::renewal::{RenewError, Renewal};
+use crate::standing::{Dismissal, Standing};
 use crate::state::Views;
 use crate::status::Status;
 use crate::typ::NodeId;
@@ -44,6 +49,9 @@ pub(crate) struct Inner {
     pub(crate) proposer: Proposer,
     pub(crate) reads: ReadIndex,
     pub(crate) peers: Peers,
+    pub(crate) dismissal: Dismissal,
+    pub(crate) handover: Handover,
+    pub(crate) troubles: Troubles,
     pub(crate) answerer: Arc<OnceLock<Answerer>>,
     pub(crate) renewal: OnceLock<Renewal>,
     pub(crate) log: LogStore,
@@ -51,7 +59,7 @@ pub(crate) struct Inner {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     // Dropped, and with that unlocked, last.
-    pub(crate) _dir: DataDir,
+    pub(crate) dir: Arc<DataDir>,
 }
 
 /// The store has stopped for good. Restarting the daemon is the way out; the kernel keeps its
@@ -59,6 +67,19 @@ pub(crate) struct Inner {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the store has failed: {0}")]
 pub struct StoreFailed(String);
+
+/// Why this node has not left, or not wholly.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaveError {
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    #[error("this node has left the cluster before")]
+    Before,
+    #[error("this node is no member any more, but its data directory is as it was")]
+    DataDir(#[from] DataDirError),
+    #[error("leaving was cut off; run it again")]
+    Interrupted,
+}
 
 /// A question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -207,6 +228,55 @@ impl RaftStore {
         self.inner.views.cluster.borrow().enrollment.clone()
     }
 
+    /// Has the cluster change who is in it, or who leads it.
+    pub async fn change(
+        &self,
+        change: Change,
+        by: Actor,
+        timeout: Duration,
+    ) -> Result<Changed, ChangeError> {
+        let asked = Asked {
+            change,
+            by,
+            deadline: Instant::now() + timeout,
+        };
+        self.members().change(asked, Origin::Here).await
+    }
+
+    /// Whether this node is a member still.
+    pub fn standing(&self) -> Standing {
+        self.inner.dismissal.standing()
+    }
+
+    /// Leaves the cluster. What the node had is moved to the directory that is returned; the
+    /// catalog it last had stays published.
+    pub async fn leave(&self, by: Actor, timeout: Duration) -> Result<PathBuf, LeaveError> {
+        if self.standing() == Standing::Member {
+            let me = Change::Remove {
+                node: self.node_id().to_string(),
+                force: false,
+            };
+            self.change(me, by, timeout).await?;
+        }
+        self.inner.dismissal.dismiss(Standing::Left);
+        self.inner.consensus.stop().await;
+        let (log, dir) = (self.inner.log.clone(), Arc::clone(&self.inner.dir));
+        let archived = tokio::task::spawn_blocking(move || {
+            log.close();
+            dir.set_aside(&format!("left-{}", now().0))
+        });
+        match archived.await.map_err(|_| LeaveError::Interrupted)?? {
+            Some(archive) => Ok(archive),
+            None => Err(LeaveError::Before),
+        }
+    }
+
+    /// Publishes a catalog without services, for a data plane that is to be cleared. Only a node
+    /// that has left does that.
+    pub fn forget_catalog(&self) -> Option<Revision> {
+        (self.standing() == Standing::Left).then(|| self.inner.views.publish_empty())
+    }
+
     /// The catalog, as fresh as asked for.
     pub async fn read(
         &self,
@@ -260,12 +330,15 @@ impl RaftStore {
 
     /// How the store is doing, as this node sees it.
     pub fn status(&self) -> Status {
-        let Me {
-            cluster,
-            incarnation,
+        let Inner {
+            me,
+            consensus,
+            peers,
+            views,
+            troubles,
             ..
-        } = self.inner.me;
-        Status::read(&self.inner.consensus, cluster, incarnation)
+        } = &*self.inner;
+        Status::read(*me, consensus, peers, &views.cluster.borrow(), troubles)
     }
 
     /// Ready when the store can go on no longer.
@@ -289,9 +362,7 @@ impl RaftStore {
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
         self.inner.tasks.close();
-        if self.inner.consensus.raft.shutdown().await.is_err() {
-            tracing::error!("consensus ended in a panic");
-        }
+        self.inner.consensus.stop().await;
         if timeout(DRAIN, self.inner.tasks.wait()).await.is_err() {
             tracing::warn!("calls of other nodes are cut off");
         }
@@ -321,10 +392,22 @@ impl RaftStore {
         }
     }
 
+    pub(crate) fn members(&self) -> Members {
+        Members {
+            consensus: self.inner.consensus.clone(),
+            peers: self.inner.peers.clone(),
+            registry: self.registry(),
+            handover: self.inner.handover.clone(),
+            cluster: self.inner.views.cluster.clone(),
+        }
+    }
+
     pub(crate) fn peer_service(&self) -> PeerService {
         PeerService {
             me: self.inner.me,
             consensus: self.inner.consensus.clone(),
+            members: self.members(),
+            troubles: self.inner.troubles.clone(),
             proposer: self.inner.proposer.clone(),
             reads: self.inner.reads.clone(),
             cluster: self.inner.views.cluster.clone(),
@@ -350,5 +433,7 @@ impl fmt::Debug for Inner {
 
 #[cfg(test)]
 mod cluster_tests;
+#[cfg(test)]
+mod members_tests;
 #[cfg(test)]
 mod tests;

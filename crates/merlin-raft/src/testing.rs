@@ -21,7 +21,7 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::Timers;
-use crate::datadir::{DataDir, NodeFile};
+use crate::datadir::{DataDir, Introducer, NodeFile};
 use crate::identity::{
     ClusterId, EnrollmentAnswer, EnrollmentCommand, KeyFingerprint, PeerConnection, PeerName,
     Redemption, Role, SecretHash, TokenId, TokenRecord,
@@ -38,11 +38,11 @@ pub(crate) const TIMERS: Timers = Timers {
     heartbeat: Duration::from_millis(50),
     election_min: Duration::from_millis(150),
     election_max: Duration::from_millis(300),
+    promote_after: Duration::from_millis(100),
 };
 
 pub(crate) const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
-const TOKEN: TokenId = TokenId([1; 8]);
 const SECRET: SecretHash = SecretHash([2; 32]);
 
 // === the network ===
@@ -53,6 +53,7 @@ const SECRET: SecretHash = SecretHash([2; 32]);
 pub(crate) struct Network {
     doors: Arc<Mutex<BTreeMap<NodeId, mpsc::UnboundedSender<io::Result<Pipe>>>>>,
     cuts: Arc<watch::Sender<BTreeSet<(NodeId, NodeId)>>>,
+    walls: Arc<Mutex<BTreeSet<(NodeId, NodeId)>>>,
 }
 
 impl Network {
@@ -61,6 +62,12 @@ impl Network {
         self.cuts.send_modify(|cuts| {
             cuts.insert((from, to));
         });
+    }
+
+    /// Refuses connections from one node to another, as a firewall does. Those in the other
+    /// direction work both ways.
+    pub(crate) fn wall(&self, from: NodeId, to: NodeId) {
+        self.walls.lock().unwrap().insert((from, to));
     }
 
     /// Cuts a node off from all others.
@@ -73,6 +80,7 @@ impl Network {
 
     pub(crate) fn mend(&self) {
         self.cuts.send_modify(BTreeSet::clear);
+        self.walls.lock().unwrap().clear();
     }
 
     /// What a node that dials with this reaches.
@@ -104,6 +112,9 @@ impl Network {
                 node: from,
             },
         };
+        if self.walls.lock().unwrap().contains(&(from, to)) {
+            return Err(refused());
+        }
         let doors = self.doors.lock().unwrap();
         let door = doors.get(&to).ok_or_else(refused)?;
         door.send(Ok(pipe)).map_err(|_| refused())?;
@@ -227,13 +238,27 @@ impl TestCluster {
             disks: tempfile::tempdir().unwrap(),
         };
         for node in 1..=size {
-            cluster.add(node).await;
+            cluster.add(node, Role::Voter).await;
         }
         cluster
     }
 
-    /// Starts the next node, and waits until it has a vote.
-    pub(crate) async fn add(&mut self, id: NodeId) {
+    /// Starts the next node, and waits until it has its part.
+    pub(crate) async fn add(&mut self, id: NodeId, role: Role) {
+        self.introduce(id, role, &[]).await;
+        eventually("the node has its part", || {
+            let status = self.node(id).status();
+            let wanted = |member: &crate::Member| {
+                (member.role == crate::Role::Learner) == (role == Role::Learner)
+            };
+            let this = status.members.iter().find(|member| member.id == id);
+            this.is_some_and(wanted) && !status.changing
+        })
+        .await;
+    }
+
+    /// Starts the next node, which was let in by these.
+    pub(crate) async fn introduce(&mut self, id: NodeId, role: Role, introducers: &[NodeId]) {
         let disk = DataDir::open(&self.disk(id)).unwrap();
         let node = NodeFile {
             cluster: CLUSTER,
@@ -241,37 +266,40 @@ impl TestCluster {
             incarnation: 1,
         };
         disk.set_node(&node).unwrap();
+        let introducers = introducers.iter().map(|id| Introducer {
+            id: *id,
+            addr: format!("192.0.2.{id}:4284"),
+        });
+        disk.set_introducers(&introducers.collect::<Vec<_>>())
+            .unwrap();
         drop(disk);
         self.start(id).await;
         if id > 1 {
-            self.enroll(id).await;
+            self.enroll(id, role).await;
         }
-        eventually("the node has a vote", || {
-            let status = self.node(id).status();
-            let votes = |member: &crate::Member| member.role != crate::Role::Learner;
-            let this = status.members.iter().find(|member| member.id == id);
-            this.is_some_and(votes) && !status.changing
-        })
-        .await;
     }
 
-    async fn enroll(&self, id: NodeId) {
+    async fn enroll(&self, id: NodeId, role: Role) {
         let leader = self.leader().await;
+        let token = match role {
+            Role::Voter => TokenId([1; 8]),
+            Role::Learner => TokenId([2; 8]),
+        };
         let record = TokenRecord {
             secret: SECRET,
-            role: Role::Voter,
+            role,
             name: String::new(),
             expires: Timestamp(u64::MAX),
             uses_left: 100,
             revoked: false,
         };
-        let create = EnrollmentCommand::CreateToken(TOKEN, record);
+        let create = EnrollmentCommand::CreateToken(token, record);
         leader
             .enroll(create, Actor::Unknown, PATIENCE)
             .await
             .unwrap();
         let redeem = EnrollmentCommand::Redeem(Redemption {
-            token: TOKEN,
+            token,
             secret: SECRET,
             key: KeyFingerprint([u8::try_from(id).unwrap(); 32]),
             name: format!("n{id}"),
@@ -296,12 +324,14 @@ impl TestCluster {
         let disk = Disk::open(self.disk(id)).await.unwrap();
         let node = disk.node;
         let dial = self.network.dial(id);
-        let store = RaftStore::assemble(disk, TIMERS, dial).await.unwrap();
-        store.serve(self.network.listen(id));
         let this = MerlinNode {
             name: format!("n{id}"),
             addr: format!("192.0.2.{id}:4284"),
         };
+        let store = RaftStore::assemble(disk, &this, TIMERS, dial)
+            .await
+            .unwrap();
+        store.serve(self.network.listen(id));
         store.found(node, this, TIMERS).await.unwrap();
         self.nodes.insert(id, store);
     }
@@ -312,6 +342,12 @@ impl TestCluster {
         let store = self.nodes.remove(&id).unwrap();
         store.shutdown().await;
         drop(store);
+    }
+
+    /// Leaves a node to itself: the cluster goes on without it.
+    pub(crate) fn forget(&mut self, id: NodeId) {
+        self.network.close(id);
+        self.nodes.remove(&id);
     }
 
     pub(crate) fn node(&self, id: NodeId) -> &RaftStore {

@@ -86,8 +86,16 @@ pub enum EnrollmentCommand {
     CreateToken(TokenId, TokenRecord),
     RevokeToken(TokenId),
     Redeem(Redemption),
-    /// The node is no member any more; its id stays used.
-    ForgetNode(NodeId),
+    /// The node is to be a member no more. Its id stays used, and it is never let in again.
+    RemoveNode(NodeId),
+    /// What an operator wants a node to be from now on.
+    SetRole(NodeId, Role),
+    /// A node that is not a member yet is called, and reached, otherwise than it said.
+    Move {
+        node: NodeId,
+        name: String,
+        addr: String,
+    },
 }
 
 /// What a command led to.
@@ -154,12 +162,24 @@ impl TokenRecord {
     }
 }
 
+/// A node that is a member no more, or is to be none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemovedNode {
+    /// What operators called it; empty for the cluster's founder.
+    pub name: String,
+    pub at: Timestamp,
+}
+
 /// The tokens and nodes of a cluster, and the counter that node ids come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnrollmentState {
     pub tokens: BTreeMap<TokenId, TokenRecord>,
-    /// Every node that joined and has not been removed.
+    /// Every node that joined and has not been removed. The founder never joined.
     pub nodes: BTreeMap<NodeId, EnrolledNode>,
+    /// What operators decided about nodes after they joined.
+    pub roles: BTreeMap<NodeId, Role>,
+    /// Whom no member listens to any more. Kept for ever: ids are few, and never used again.
+    pub removed: BTreeMap<NodeId, RemovedNode>,
     /// The next node gets this id.
     pub next_node: NodeId,
 }
@@ -170,6 +190,8 @@ impl Default for EnrollmentState {
         Self {
             tokens: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            removed: BTreeMap::new(),
             next_node: 2,
         }
     }
@@ -195,8 +217,20 @@ impl EnrollmentState {
             EnrollmentCommand::Redeem(redemption) => {
                 self.redeem(at, redemption).map(EnrollmentAnswer::Admitted)
             }
-            EnrollmentCommand::ForgetNode(node) => {
-                self.nodes.remove(&node);
+            EnrollmentCommand::RemoveNode(node) => {
+                self.remove(at, node);
+                Ok(EnrollmentAnswer::Done)
+            }
+            EnrollmentCommand::SetRole(node, role) => {
+                if !self.removed.contains_key(&node) {
+                    self.roles.insert(node, role);
+                }
+                Ok(EnrollmentAnswer::Done)
+            }
+            EnrollmentCommand::Move { node, name, addr } => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    (node.name, node.addr) = (name, addr);
+                }
                 Ok(EnrollmentAnswer::Done)
             }
         };
@@ -225,6 +259,24 @@ impl EnrollmentState {
             Some((&node, EnrolledNode { role, .. })) => Ok(Some(Admission { node, role: *role })),
             None => token.redeem(&redemption.secret, at).map(|_| None),
         }
+    }
+
+    /// What a node is to be, as far as that was ever decided: the founder has its vote without.
+    pub fn wanted(&self, node: NodeId) -> Option<Role> {
+        let joined = || self.nodes.get(&node).map(|node| node.role);
+        self.roles.get(&node).copied().or_else(joined)
+    }
+
+    fn remove(&mut self, at: Timestamp, node: NodeId) {
+        if node >= self.next_node {
+            return;
+        }
+        self.roles.remove(&node);
+        let name = self.nodes.remove(&node).map(|node| node.name);
+        self.removed.entry(node).or_insert(RemovedNode {
+            name: name.unwrap_or_default(),
+            at,
+        });
     }
 
     fn redeem(&mut self, at: Timestamp, redemption: Redemption) -> Result<Admission, RedeemError> {
@@ -353,15 +405,58 @@ mod tests {
     fn a_removed_node_does_not_come_back_with_its_old_token() {
         let mut state = with_token(1);
         redeem(&mut state, 1_500, redemption(1)).unwrap();
-        let forget = EnrollmentCommand::ForgetNode(2);
+        let remove = EnrollmentCommand::RemoveNode(2);
         assert_eq!(
-            state.apply(Timestamp(1_550), forget),
+            state.apply(Timestamp(1_550), remove),
             EnrollmentAnswer::Done
         );
+        assert_eq!(state.removed[&2].name, "n2");
         assert_eq!(
             redeem(&mut state, 1_600, redemption(1)),
             Err(RedeemError::UsedUp)
         );
+    }
+
+    #[test]
+    fn what_an_operator_decided_outlasts_the_token_and_ends_with_the_node() {
+        let mut state = with_token(1);
+        redeem(&mut state, 1_500, redemption(1)).unwrap();
+        assert_eq!(state.wanted(1), None);
+        assert_eq!(state.wanted(2), Some(Role::Learner));
+        let mut apply = |command| state.apply(Timestamp(1_600), command);
+        apply(EnrollmentCommand::SetRole(2, Role::Voter));
+        apply(EnrollmentCommand::SetRole(1, Role::Learner));
+        // Redeeming again changes nothing about it.
+        apply(EnrollmentCommand::Redeem(redemption(1)));
+        assert_eq!(state.wanted(2), Some(Role::Voter));
+        assert_eq!(state.wanted(1), Some(Role::Learner));
+        for command in [
+            EnrollmentCommand::RemoveNode(2),
+            EnrollmentCommand::SetRole(2, Role::Voter),
+            // Never handed out, so there is nobody to remove.
+            EnrollmentCommand::RemoveNode(9),
+        ] {
+            state.apply(Timestamp(1_700), command);
+        }
+        assert_eq!(state.wanted(2), None);
+        assert_eq!(state.removed.keys().copied().collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn a_node_that_was_let_in_can_correct_its_address() {
+        let mut state = with_token(1);
+        redeem(&mut state, 1_500, redemption(1)).unwrap();
+        let moved = |node| EnrollmentCommand::Move {
+            node,
+            name: "renamed".into(),
+            addr: "192.0.2.9:4284".into(),
+        };
+        state.apply(Timestamp(1_600), moved(2));
+        assert_eq!(state.nodes[&2].addr, "192.0.2.9:4284");
+        assert_eq!(state.nodes[&2].name, "renamed");
+        let before = state.clone();
+        state.apply(Timestamp(1_600), moved(7));
+        assert_eq!(state, before);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::admission::{
     Admission, EnrolledNode, EnrollmentAnswer, EnrollmentCommand, EnrollmentState, RedeemError,
-    Redemption, Role, TokenRecord,
+    Redemption, RemovedNode, Role, TokenRecord,
 };
 use super::digest::{KeyFingerprint, SecretHash};
 use super::token::TokenId;
@@ -46,7 +46,16 @@ impl EnrollmentCommand {
                 name: redemption.name.clone(),
                 addr: redemption.addr.clone(),
             }),
-            Self::ForgetNode(node) => Change::ForgetNode(*node),
+            Self::RemoveNode(node) => Change::RemoveNode(*node),
+            Self::SetRole(node, wanted) => Change::SetRole(log::NodeRole {
+                node_id: *node,
+                role: role(*wanted),
+            }),
+            Self::Move { node, name, addr } => Change::Move(log::enrollment_command::Moved {
+                node_id: *node,
+                name: name.clone(),
+                addr: addr.clone(),
+            }),
         };
         let change = Some(change);
         log::EnrollmentCommand { change }.encode_to_vec()
@@ -72,7 +81,13 @@ impl EnrollmentCommand {
                     name: redemption.name,
                     addr: redemption.addr,
                 }),
-                Change::ForgetNode(node) => Self::ForgetNode(node),
+                Change::RemoveNode(node) => Self::RemoveNode(node),
+                Change::SetRole(wanted) => Self::SetRole(wanted.node_id, parse_role(wanted.role)?),
+                Change::Move(moved) => Self::Move {
+                    node: moved.node_id,
+                    name: moved.name,
+                    addr: moved.addr,
+                },
             },
         )
     }
@@ -139,6 +154,23 @@ impl EnrollmentState {
             next_node_id: self.next_node,
             tokens: self.tokens.iter().map(|(id, r)| token(*id, r)).collect(),
             nodes: nodes.collect(),
+            roles: self
+                .roles
+                .iter()
+                .map(|(&node_id, wanted)| log::NodeRole {
+                    node_id,
+                    role: role(*wanted),
+                })
+                .collect(),
+            removed: self
+                .removed
+                .iter()
+                .map(|(&id, node)| log::RemovedNode {
+                    id,
+                    name: node.name.clone(),
+                    removed_at: node.at.0,
+                })
+                .collect(),
         }
         .encode_to_vec()
     }
@@ -163,6 +195,20 @@ impl EnrollmentState {
                 .map(token_record)
                 .collect::<Result<_>>()?,
             nodes: message.nodes.into_iter().map(node).collect::<Result<_>>()?,
+            roles: message
+                .roles
+                .into_iter()
+                .map(|wanted| Ok((wanted.node_id, parse_role(wanted.role)?)))
+                .collect::<Result<_>>()?,
+            removed: message
+                .removed
+                .into_iter()
+                .map(|node| {
+                    let at = Timestamp(node.removed_at);
+                    let name = node.name;
+                    (node.id, RemovedNode { name, at })
+                })
+                .collect(),
         })
     }
 }
@@ -261,7 +307,11 @@ mod tests {
             any_token().prop_map(|(id, record)| EnrollmentCommand::CreateToken(id, record)),
             any::<[u8; 8]>().prop_map(|id| EnrollmentCommand::RevokeToken(TokenId(id))),
             redemption,
-            any::<u64>().prop_map(EnrollmentCommand::ForgetNode),
+            any::<u64>().prop_map(EnrollmentCommand::RemoveNode),
+            (any::<u64>(), any_role())
+                .prop_map(|(node, role)| EnrollmentCommand::SetRole(node, role)),
+            (any::<u64>(), ".{0,9}", ".{0,9}")
+                .prop_map(|(node, name, addr)| EnrollmentCommand::Move { node, name, addr }),
         ]
     }
 
@@ -277,10 +327,16 @@ mod tests {
         fn a_state_survives_its_encoding(
             tokens in vec(any_token(), 0..3),
             nodes in btree_map(any::<u64>(), any_node(), 0..3),
+            roles in btree_map(any::<u64>(), any_role(), 0..3),
+            removed in btree_map(any::<u64>(), (".{0,9}", any::<u64>()), 0..3),
             next_node: u64,
         ) {
             let tokens = tokens.into_iter().collect();
-            let state = EnrollmentState { tokens, nodes, next_node };
+            let removed = removed.into_iter().map(|(id, (name, at))| {
+                (id, RemovedNode { name, at: Timestamp(at) })
+            });
+            let removed = removed.collect();
+            let state = EnrollmentState { tokens, nodes, roles, removed, next_node };
             prop_assert_eq!(EnrollmentState::decode(&state.encode()), Ok(state));
         }
 

@@ -48,7 +48,7 @@ mod token;
 
 pub use admission::{
     Admission, EnrolledNode, EnrollmentAnswer, EnrollmentCommand, EnrollmentState, RedeemError,
-    Redemption, Role, TokenRecord,
+    Redemption, RemovedNode, Role, TokenRecord,
 };
 pub use ca::{Ca, CaError};
 pub use client::{

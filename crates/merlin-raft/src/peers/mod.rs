@@ -4,11 +4,13 @@
 //! * [`wire`]: what is said.
 //! * [`service`]: the other end.
 //! * [`forward`]: what has to be decided by the leader.
+//! * [`contact`]: who answered when.
 //!
 //! Channels connect when they are first needed and again after they broke, so having one says
 //! nothing about the node. There are two to each node: proposals, snapshots and questions, which
 //! can be large, must not hold up the leader's heartbeats.
 
+pub(crate) mod contact;
 mod forward;
 pub(crate) mod route;
 pub(crate) mod service;
@@ -27,9 +29,14 @@ use openraft::raft::{SnapshotResponse, VoteRequest, VoteResponse};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Request, Response, Status};
 
+use crate::peers::contact::Contacts;
 use crate::peers::route::Me;
 use crate::peers::wire::{AppendAnswer, AppendRequest, Wire};
+use crate::standing::{Dismissal, Standing};
 use crate::typ::{MerlinNode, NodeId, SnapshotData, Vote};
+
+/// Says, on a refusal, that the caller is no member any more.
+pub(crate) const REMOVED_HEADER: &str = "merlin-removed";
 
 /// Far more than any message holds: entries are sent some at a time, snapshots in chunks.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
@@ -97,6 +104,9 @@ struct Inner {
     /// How long a peer may be silent before the connection counts as broken.
     silence: Duration,
     channels: Mutex<HashMap<(NodeId, Lane), (String, Channel)>>,
+    contacts: Contacts,
+    /// Told when a member refuses this node as one that was removed.
+    dismissal: Dismissal,
 }
 
 /// Which of the channels to a node.
@@ -114,15 +124,26 @@ type Method =
     ) -> futures::future::BoxFuture<'a, Result<Response<peer::Envelope>, Status>>;
 
 impl Peers {
-    pub(crate) fn new(me: Me, dial: Arc<dyn Dial>, silence: Duration) -> Self {
+    pub(crate) fn new(
+        me: Me,
+        dial: Arc<dyn Dial>,
+        silence: Duration,
+        dismissal: Dismissal,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 me,
                 dial,
                 silence,
                 channels: Mutex::default(),
+                contacts: Contacts::default(),
+                dismissal,
             }),
         }
+    }
+
+    pub(crate) fn contacts(&self) -> &Contacts {
+        &self.inner.contacts
     }
 
     /// Whether the node is there and is the one that is meant.
@@ -186,6 +207,39 @@ impl Peers {
             .await
     }
 
+    pub(crate) async fn change(
+        &self,
+        target: &Target,
+        request: &peer::ChangeRequest,
+        timeout: Duration,
+    ) -> Result<peer::ChangeAnswer, CallError> {
+        let method: Method = |client, request| Box::pin(client.change(request));
+        self.call(Lane::Bulk, target, method, request, timeout)
+            .await
+    }
+
+    pub(crate) async fn take_over(
+        &self,
+        target: &Target,
+        request: &peer::TakeOverRequest,
+        timeout: Duration,
+    ) -> Result<peer::TakeOverAnswer, CallError> {
+        let method: Method = |client, request| Box::pin(client.take_over(request));
+        self.call(Lane::Consensus, target, method, request, timeout)
+            .await
+    }
+
+    pub(crate) async fn knock(
+        &self,
+        target: &Target,
+        request: &peer::KnockRequest,
+        timeout: Duration,
+    ) -> Result<peer::KnockAnswer, CallError> {
+        let method: Method = |client, request| Box::pin(client.knock(request));
+        self.call(Lane::Bulk, target, method, request, timeout)
+            .await
+    }
+
     /// Sends a snapshot, and waits until it is installed.
     pub(crate) async fn install_snapshot(
         &self,
@@ -215,7 +269,7 @@ impl Peers {
         request.set_timeout(timeout + Duration::from_secs(length / SLOWEST_TRANSFER));
         let mut client = self.client(Lane::Bulk, target)?;
         let answer = client.install_snapshot(request).await;
-        answered(target, answer)
+        self.answered(target, answer)
     }
 
     async fn call<Q: Wire, A: Wire>(
@@ -232,7 +286,8 @@ impl Peers {
             payload: question.encode(),
         });
         request.set_timeout(timeout);
-        answered(target, method(&mut client, request).await)
+        let answer = method(&mut client, request).await;
+        self.answered(target, answer)
     }
 
     fn client(&self, lane: Lane, target: &Target) -> Result<PeerClient<Channel>, CallError> {
@@ -272,27 +327,63 @@ impl Peers {
             reason: "this node has no certificate yet".into(),
         })
     }
+
+    /// Sorts the outcome of a call by what can be concluded from it.
+    fn answered<A: Wire>(
+        &self,
+        target: &Target,
+        answer: Result<Response<peer::Envelope>, Status>,
+    ) -> Result<A, CallError> {
+        let not_sent = |status: &Status| CallError::NotSent {
+            target: target.clone(),
+            reason: explain(status),
+        };
+        let no_answer = |reason: String| CallError::NoAnswer {
+            target: target.clone(),
+            reason,
+        };
+        let answer = match answer {
+            Ok(response) => {
+                let payload = response.into_inner().payload;
+                A::decode(payload).map_err(|error| no_answer(error.to_string()))
+            }
+            Err(status) if refused(&status) => {
+                if status.metadata().contains_key(REMOVED_HEADER) {
+                    self.inner.dismissal.dismiss(Standing::Removed);
+                }
+                Err(not_sent(&status))
+            }
+            Err(status) if unconnected(&status) => Err(not_sent(&status)),
+            Err(status) => Err(no_answer(explain(&status))),
+        };
+        let contacts = &self.inner.contacts;
+        match &answer {
+            Ok(_) => contacts.answered(target.id),
+            Err(error) => contacts.failed(target.id, error.reason()),
+        }
+        answer
+    }
 }
 
-fn answered<A: Wire>(
-    target: &Target,
-    answer: Result<Response<peer::Envelope>, Status>,
-) -> Result<A, CallError> {
-    let no_answer = |reason: String| CallError::NoAnswer {
-        target: target.clone(),
-        reason,
-    };
-    match answer {
-        Ok(response) => {
-            let payload = response.into_inner().payload;
-            A::decode(payload).map_err(|error| no_answer(error.to_string()))
+impl CallError {
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Self::NotSent { reason, .. } | Self::NoAnswer { reason, .. } => reason,
         }
-        Err(status) if refused(&status) || unconnected(&status) => Err(CallError::NotSent {
-            target: target.clone(),
-            reason: status.message().to_owned(),
-        }),
-        Err(status) => Err(no_answer(status.message().to_owned())),
     }
+}
+
+/// What went wrong, down to what the operating system says: "transport error" helps nobody.
+fn explain(status: &Status) -> String {
+    let mut words = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<std::io::Error>() {
+            words = error.to_string();
+        }
+        source = error.source();
+    }
+    words
 }
 
 /// Whether a call was turned away before anything of it was looked at.

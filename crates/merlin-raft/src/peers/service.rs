@@ -13,18 +13,23 @@ use openraft::Snapshot;
 use openraft::raft::VoteRequest;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::cluster::{ClusterAnswer, ClusterCommand, ClusterState};
 use crate::codec::vote_from_proto;
 use crate::consensus::{Consensus, Leadership};
+use crate::handover;
 use crate::identity::{PeerName, verify_peer};
-use crate::peers::MAX_MESSAGE;
+use crate::keeper::Troubles;
+use crate::members::{self, Members};
 use crate::peers::route::Me;
 use crate::peers::wire::{AppendRequest, Wire};
+use crate::peers::{MAX_MESSAGE, REMOVED_HEADER};
 use crate::proposer::{Decision, Origin, Proposer, unavailable};
 use crate::reads::ReadIndex;
 use crate::snapshot;
+use crate::standing::is_removed;
 use crate::typ::{NodeId, SnapshotData};
 
 /// A snapshot beyond this is a mistake, not a catalog.
@@ -42,6 +47,8 @@ pub(crate) struct PeerService {
     pub(crate) proposer: Proposer,
     pub(crate) reads: ReadIndex,
     pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
+    pub(crate) members: Members,
+    pub(crate) troubles: Troubles,
     pub(crate) answerer: Arc<OnceLock<Answerer>>,
 }
 
@@ -66,25 +73,45 @@ impl PeerService {
             node: from,
         };
         verify_peer(request, claimed)?;
-        if self.is_removed(from) {
-            let why = format!("node {from} is no member of the cluster any more");
-            return Err(Status::permission_denied(why));
+        // Its certificate is still good, but it has no say any more.
+        if is_removed(&self.consensus, &self.cluster.borrow(), from) {
+            let why = format!("node {from} was removed from the cluster");
+            let mut refusal = Status::permission_denied(why);
+            refusal
+                .metadata_mut()
+                .insert(REMOVED_HEADER, MetadataValue::from_static("true"));
+            return Err(refusal);
+        }
+        // And so is this node's, to whoever does not know yet.
+        if let Some(why) = self.members.standing().words() {
+            return Err(Status::unavailable(why));
         }
         Ok(from)
     }
 
-    /// Whether a node was a member once, as far as this node knows. Its certificate is still good,
-    /// but it has no say any more.
-    fn is_removed(&self, node: NodeId) -> bool {
-        let metrics = self.consensus.raft.server_metrics();
-        let metrics = metrics.borrow();
-        let membership = metrics.membership_config.membership();
-        let enrollment = &self.cluster.borrow().enrollment;
-        // A node that has just joined knows nobody yet.
-        membership.nodes().next().is_some()
-            && membership.get_node(&node).is_none()
-            && !enrollment.nodes.contains_key(&node)
-            && node < enrollment.next_node
+    /// What keeps a node waiting that is to become a member.
+    async fn let_in(&self, from: NodeId, knock: peer::KnockRequest) -> peer::KnockAnswer {
+        match self.consensus.leadership() {
+            Leadership::Leading => {
+                self.members.moved(from, knock).await;
+                peer::KnockAnswer {
+                    leader: None,
+                    trouble: self.troubles.of(from).unwrap_or_default(),
+                }
+            }
+            Leadership::Following(leader) => peer::KnockAnswer {
+                leader: Some(peer::Member {
+                    id: leader.id,
+                    advertise_addr: leader.addr,
+                    ..Default::default()
+                }),
+                trouble: String::new(),
+            },
+            Leadership::None { reason } => peer::KnockAnswer {
+                leader: None,
+                trouble: reason,
+            },
+        }
     }
 
     fn open<Q: Wire>(&self, request: Request<peer::Envelope>) -> Result<(NodeId, Q), Status> {
@@ -156,6 +183,7 @@ impl peer::peer_server::Peer for PeerService {
 
     async fn append_entries(&self, request: Request<peer::Envelope>) -> Reply {
         let (from, question) = self.open::<AppendRequest>(request)?;
+        self.consensus.hear();
         let answer = self.consensus.raft.append_entries(question).await;
         self.reply(from, &answer.map_err(|error| stopped(&error))?)
     }
@@ -173,6 +201,7 @@ impl peer::peer_server::Peer for PeerService {
         let first = chunks.message().await?.unwrap_or_default();
         let request = Request::from_parts(metadata, extensions, ());
         let from = self.accept(&request, first.route.as_ref())?;
+        self.consensus.hear();
         let header = peer::SnapshotHeader::decode(first.header.clone());
         let header = header.map_err(|error| undecodable(&error))?;
         let vote = header.vote.as_ref().map(vote_from_proto);
@@ -212,6 +241,28 @@ impl peer::peer_server::Peer for PeerService {
         let answerer = answerer.ok_or_else(|| Status::unavailable("the daemon is starting"))?;
         let answer = answerer(question).await;
         self.reply(from, &answer)
+    }
+
+    async fn change(&self, request: Request<peer::Envelope>) -> Reply {
+        let (from, question) = self.open::<peer::ChangeRequest>(request)?;
+        let asked = members::request_from_proto(question).ok_or_else(|| {
+            Status::unimplemented("the leader's version of merlin does not know this change")
+        })?;
+        // Goes on when the caller does not wait for it: what was begun is better finished.
+        let members = self.members.clone();
+        let changed = tokio::spawn(async move { members.change(asked, Origin::Peer).await });
+        let changed = changed.await.map_err(|error| stopped(&error))?;
+        self.reply(from, &members::answer_to_proto(changed))
+    }
+
+    async fn take_over(&self, request: Request<peer::Envelope>) -> Reply {
+        let (from, question) = self.open::<peer::TakeOverRequest>(request)?;
+        self.reply(from, &handover::take_over(&self.consensus, question).await)
+    }
+
+    async fn knock(&self, request: Request<peer::Envelope>) -> Reply {
+        let (from, question) = self.open::<peer::KnockRequest>(request)?;
+        self.reply(from, &self.let_in(from, question).await)
     }
 }
 

@@ -41,7 +41,13 @@ plain!(
     peer::ProposeRequest,
     peer::Decisions,
     peer::ReadPosition,
-    peer::SnapshotHeader
+    peer::SnapshotHeader,
+    peer::ChangeRequest,
+    peer::ChangeAnswer,
+    peer::TakeOverRequest,
+    peer::TakeOverAnswer,
+    peer::KnockRequest,
+    peer::KnockAnswer
 );
 
 fn proto<M: Message + Default>(bytes: Bytes, what: &'static str) -> Result<M, DecodeError> {

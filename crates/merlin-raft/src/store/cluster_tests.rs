@@ -5,20 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use merlin_model::store::{Consistency, ProposeError, ReadError};
 use merlin_model::{Actor, Command, EventRing, Revision};
-use openraft::ChangeMembers;
 use tokio::sync::watch;
 
 use crate::RaftStore;
-use crate::identity::EnrollmentCommand;
-use crate::peers::Target;
 use crate::state::tests::create;
 use crate::testing::{PATIENCE, TIMERS, TestCluster, eventually, soon};
 
 /// Long enough to be decided, short enough to wait for when it cannot be.
-const SHORT: Duration = Duration::from_millis(500);
+pub(super) const SHORT: Duration = Duration::from_millis(500);
 
 /// Retries until the command is decided, as a client would, always with the same request id.
-async fn insist(node: &RaftStore, command: Command) -> Revision {
+pub(super) async fn insist(node: &RaftStore, command: Command) -> Revision {
     let decided = async {
         loop {
             match node.propose(command.clone(), SHORT).await {
@@ -33,7 +30,7 @@ async fn insist(node: &RaftStore, command: Command) -> Revision {
     soon("a command is decided", decided).await
 }
 
-fn holds(node: &RaftStore, n: u64) -> bool {
+pub(super) fn holds(node: &RaftStore, n: u64) -> bool {
     let id = merlin_model::ServiceId::new(&format!("service-{n}")).unwrap();
     node.catalog().borrow().service(&id).is_some()
 }
@@ -310,35 +307,4 @@ async fn an_entry_that_is_not_understood_ends_the_store_with_words() {
     assert!(matches!(outcome, Err(ProposeError::Unavailable { .. })));
     // What it holds stays available to the reconciler.
     assert_eq!(store.catalog().borrow().revision(), Revision(1));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_was_removed_is_told_so_and_has_no_say() {
-    let cluster = TestCluster::of(3).await;
-    let removed = cluster.follower().await.clone();
-    let id = removed.node_id();
-    let leader = cluster.leader().await.clone();
-    let forget = EnrollmentCommand::ForgetNode(id);
-    leader
-        .enroll(forget, Actor::Unknown, PATIENCE)
-        .await
-        .unwrap();
-    let change = ChangeMembers::RemoveVoters([id].into());
-    let raft = &leader.inner.consensus.raft;
-    raft.change_membership(change, false).await.unwrap();
-    eventually("the others agree", || {
-        let others = cluster.nodes().filter(|node| node.node_id() != id);
-        others
-            .into_iter()
-            .all(|node| node.status().members.len() == 2)
-    })
-    .await;
-    let target = Target {
-        id: leader.node_id(),
-        addr: String::new(),
-    };
-    let refused = removed.inner.peers.hello(&target, PATIENCE).await;
-    let words = refused.unwrap_err().to_string();
-    assert!(words.contains("no member"), "{words}");
-    insist(&leader, create(1)).await;
 }

@@ -21,6 +21,7 @@ fn config(dir: &Path) -> Config {
             heartbeat: Duration::from_millis(20),
             election_min: Duration::from_millis(60),
             election_max: Duration::from_millis(120),
+            ..Timers::default()
         },
     }
 }
@@ -87,8 +88,10 @@ async fn a_founding_that_a_crash_interrupted_is_finished_by_the_next_start() {
     let disk = Disk::open(initialized.path().to_owned()).await.unwrap();
     let dial = crate::testing::Network::default().dial(1);
     let timers = config(initialized.path()).timers;
-    let store = RaftStore::assemble(disk, timers, dial).await.unwrap();
-    let nodes = std::collections::BTreeMap::from([(1, MerlinNode::default())]);
+    let this = MerlinNode::default();
+    let assembled = RaftStore::assemble(disk, &this, timers, dial).await;
+    let store = assembled.unwrap();
+    let nodes = std::collections::BTreeMap::from([(1, this)]);
     let raft = &store.inner.consensus.raft;
     raft.initialize(nodes).await.unwrap();
     store.shutdown().await;
