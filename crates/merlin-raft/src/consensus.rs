@@ -130,6 +130,11 @@ impl Consensus {
         }
     }
 
+    /// Whether this node is handing over, so that there will be a leader in a moment.
+    pub(crate) fn hands_over(&self) -> bool {
+        self.gate.try_read().is_err()
+    }
+
     /// Lets what is under way finish, and holds up everything else.
     pub(crate) async fn close(&self) -> Closed {
         Closed {

@@ -124,6 +124,12 @@ impl Registry {
         by: Actor,
         deadline: Instant,
     ) -> Result<ClusterAnswer, ProposeError> {
+        let late = |_| unavailable("the leadership is being handed over");
+        drop(
+            timeout_at(deadline, self.consensus.pass())
+                .await
+                .map_err(late)?,
+        );
         match self.consensus.leadership() {
             Leadership::Leading => {
                 let written = self.consensus.write_cluster(change, by);

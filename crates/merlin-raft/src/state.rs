@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use merlin_model::catalog::Answer;
 use merlin_model::{
-    Actor, AuditTrail, Catalog, Change, Command, EventRing, Mutation, Revision, Timestamp,
+    AuditTrail, Catalog, Change, Command, EventRing, Mutation, Revision, Timestamp,
 };
 use merlin_proto::log;
 use openraft::storage::RaftStateMachine;

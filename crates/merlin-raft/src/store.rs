@@ -125,7 +125,9 @@ impl RaftStore {
         timeout: Duration,
     ) -> Result<Reply, ProposeError> {
         // Before it waits in a queue that an isolated leader cannot empty.
-        if let Leadership::None { reason } = self.inner.consensus.leadership() {
+        if let Leadership::None { reason } = self.inner.consensus.leadership()
+            && !self.inner.consensus.hands_over()
+        {
             return Err(unavailable(reason));
         }
         let deadline = Instant::now() + timeout;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use merlin_proto::{access, peer};
 use merlin_proto::peer::change_answer::{self, Answer};
 use merlin_proto::peer::change_request;
+use merlin_proto::{access, peer};
 use tokio::time::Instant;
 
 use super::{Asked, Change, ChangeError, Changed};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use merlin_model::store::{Consistency, ProposeError, ReadError};
-use merlin_model::{Actor, Command, EventRing, Revision};
+use merlin_model::{Command, EventRing, Revision};
 use tokio::sync::watch;
 
 use crate::RaftStore;

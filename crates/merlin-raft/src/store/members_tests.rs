@@ -21,7 +21,7 @@ fn remove(node: NodeId) -> Change {
     }
 }
 
-async fn change(node: &RaftStore, change: Change) -> Result<Changed, ChangeError> {
+async fn ask(node: &RaftStore, change: Change) -> Result<Changed, ChangeError> {
     node.change(change, Actor::Unknown, PATIENCE).await
 }
 
@@ -52,7 +52,7 @@ async fn a_node_that_was_removed_is_told_so_and_keeps_what_it_has() {
         node: format!("n{id}"),
         force: false,
     };
-    let changed = change(&asked.unwrap(), change).await.unwrap();
+    let changed = ask(asked.unwrap(), change).await.unwrap();
     assert_eq!((changed.node, &changed.after), (id, &rest));
     assert_eq!(changed.before, ids([1, 2, 3]));
 
@@ -93,8 +93,8 @@ async fn a_node_that_was_away_when_it_was_removed_learns_it_when_it_comes_back()
         cluster.add(4, role).await;
         cluster.stop(4).await;
         let leader = cluster.leader().await.clone();
-        change(&leader, remove(4)).await.unwrap();
-        let again = change(&leader, remove(4)).await.unwrap_err();
+        ask(&leader, remove(4)).await.unwrap();
+        let again = ask(&leader, remove(4)).await.unwrap_err();
         assert!(again.to_string().contains("removed already"), "{again}");
         cluster.start(4).await;
         let back = cluster.node(4).clone();
@@ -113,7 +113,7 @@ async fn a_leader_that_is_removed_hands_over_first() {
     let leader = cluster.leader().await.clone();
     let id = leader.node_id();
     insist(&leader, create(1)).await;
-    let changed = change(&leader, remove(id)).await.unwrap();
+    let changed = ask(&leader, remove(id)).await.unwrap();
     assert!(!changed.after.contains(&id));
     eventually("it learns it", || leader.standing() == Standing::Removed).await;
     cluster.forget(id);
@@ -131,17 +131,17 @@ async fn a_quorum_is_not_given_away() {
     let leader = cluster.leader().await.clone();
     let present = cluster.follower().await.node_id();
     for change in [remove(present), Change::Demote(present.to_string())] {
-        let refused = change(&leader, change).await.unwrap_err();
+        let refused = ask(&leader, change).await.unwrap_err();
         assert!(matches!(refused, ChangeError::Refused(_)), "{refused:?}");
         assert!(refused.to_string().contains("too few"), "{refused}");
     }
     insist(&leader, create(1)).await;
     // The one that is away can go, and then the other is the last but one.
-    let changed = change(&leader, remove(absent)).await.unwrap();
+    let changed = ask(&leader, remove(absent)).await.unwrap();
     assert_eq!(changed.after, ids([leader.node_id(), present]));
-    change(&leader, remove(present)).await.unwrap();
+    ask(&leader, remove(present)).await.unwrap();
     cluster.forget(present);
-    let last = change(&leader, remove(leader.node_id())).await;
+    let last = ask(&leader, remove(leader.node_id())).await;
     let words = last.unwrap_err().to_string();
     assert!(words.contains("only voter"), "{words}");
     insist(&leader, create(2)).await;
@@ -153,19 +153,17 @@ async fn a_voter_can_become_a_learner_for_good_and_a_voter_again() {
     let leader = cluster.leader().await.clone();
     let follower = cluster.follower().await.clone();
     let name = follower.node_id().to_string();
-    let demoted = change(&leader, Change::Demote(name.clone())).await;
+    let demoted = ask(&leader, Change::Demote(name.clone())).await;
     assert!(!demoted.unwrap().already);
     assert!(!voters(&leader).contains(&follower.node_id()));
-    let again = change(&follower, Change::Demote(name.clone()))
-        .await;
+    let again = ask(&follower, Change::Demote(name.clone())).await;
     assert!(again.unwrap().already);
     insist(&follower, create(1)).await;
-    let promoted = change(&follower, Change::Promote(name.clone()))
-        .await;
+    let promoted = ask(&follower, Change::Promote(name.clone())).await;
     assert_eq!(promoted.unwrap().after, ids([1, 2, 3]));
     assert!(voters(&leader).contains(&follower.node_id()));
     // The leader itself can be demoted: another leads then.
-    let demoted = change(&leader, Change::Demote(leader.node_id().to_string()));
+    let demoted = ask(&leader, Change::Demote(leader.node_id().to_string()));
     assert!(!demoted.await.unwrap().after.contains(&leader.node_id()));
     let successor = cluster.leader().await;
     assert_ne!(successor.node_id(), leader.node_id());
@@ -179,7 +177,7 @@ async fn a_learner_is_promoted_once_it_has_caught_up_and_answers() {
     cluster.add(2, Wanted::Learner).await;
     let leader = cluster.node(1).clone();
     cluster.stop(2).await;
-    let away = change(&leader, Change::Promote("2".into())).await;
+    let away = ask(&leader, Change::Promote("2".into())).await;
     let words = away.unwrap_err().to_string();
     assert!(words.contains("does not answer"), "{words}");
     for n in 1..=100 {
@@ -188,7 +186,7 @@ async fn a_learner_is_promoted_once_it_has_caught_up_and_answers() {
     cluster.start(2).await;
     let promote = async {
         loop {
-            match change(&leader, Change::Promote("n2".into())).await {
+            match ask(&leader, Change::Promote("n2".into())).await {
                 Ok(changed) => return changed,
                 // Too far behind, or not back yet.
                 Err(ChangeError::Refused(_)) => crate::testing::pause().await,
@@ -240,7 +238,7 @@ async fn the_leadership_is_handed_over_without_losing_a_write() {
         for to in [1, 2, 3, 1] {
             let leader = cluster.leader().await;
             let to_it = Change::TransferLeader(Some(format!("n{to}")));
-            let changed = change(&leader, to_it).await.unwrap();
+            let changed = ask(leader, to_it).await.unwrap();
             assert_eq!(changed.node, to);
             eventually("the successor leads", || {
                 cluster.node(to).status().role == Role::Leader
@@ -258,7 +256,7 @@ async fn the_leadership_is_handed_over_without_losing_a_write() {
 async fn writes_wait_for_the_new_leader_instead_of_failing() {
     let cluster = TestCluster::of(3).await;
     let leader = cluster.leader().await.clone();
-    let transfer = change(&leader, Change::TransferLeader(None));
+    let transfer = ask(&leader, Change::TransferLeader(None));
     let write = async {
         // Begun while the gate is closed, more often than not.
         tokio::time::sleep(TIMERS.heartbeat).await;
@@ -280,7 +278,7 @@ async fn a_leader_whose_successor_fails_goes_on_leading() {
         cluster.network.cut(follower.node_id(), other);
     }
     let to = Change::TransferLeader(Some(follower.node_id().to_string()));
-    let outcome = change(&leader, to).await;
+    let outcome = ask(&leader, to).await;
     assert!(
         matches!(
             outcome,
@@ -291,7 +289,7 @@ async fn a_leader_whose_successor_fails_goes_on_leading() {
     insist(cluster.leader().await, create(1)).await;
     cluster.network.mend();
     insist(cluster.leader().await, create(2)).await;
-    let learner = leader.change(Change::TransferLeader(Some("9".into())), PATIENCE);
+    let learner = ask(&leader, Change::TransferLeader(Some("9".into())));
     assert!(learner.await.unwrap_err().to_string().contains("members"));
     cluster.converged().await;
 }
@@ -328,7 +326,10 @@ async fn a_change_that_was_cut_off_is_finished_by_the_next_leader() {
     // Enough to agree on both configurations at once, but not on the new one alone.
     let remains = ids([1, 2, 3].into_iter().filter(|id| *id != gone));
     let remove = EnrollmentCommand::RemoveNode(gone);
-    leader.enroll(remove, Actor::Unknown, PATIENCE).await.unwrap();
+    leader
+        .enroll(remove, Actor::Unknown, PATIENCE)
+        .await
+        .unwrap();
     let raft = leader.inner.consensus.raft.clone();
     let begun = tokio::spawn(async move {
         let change = ChangeMembers::RemoveVoters([gone].into());
