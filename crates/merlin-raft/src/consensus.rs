@@ -143,13 +143,17 @@ impl Consensus {
     }
 
     /// Ready when this node takes another one for the leader.
-    pub(crate) async fn another_leads(&self, than: NodeId) {
+    pub(crate) async fn another_leads(&self, than: NodeId) -> NodeId {
         let mut metrics = self.raft.server_metrics();
-        let another =
-            metrics.wait_for(|metrics| metrics.current_leader.is_some_and(|id| id != than));
-        if another.await.is_err() {
-            // Consensus has ended, so nobody will.
-            std::future::pending().await
+        loop {
+            let leader = metrics.borrow_and_update().current_leader;
+            if let Some(leader) = leader.filter(|id| *id != than) {
+                return leader;
+            }
+            if metrics.changed().await.is_err() {
+                // Consensus has ended, so nobody will.
+                return std::future::pending().await;
+            }
         }
     }
 

@@ -48,8 +48,9 @@ impl Drop for Quiet<'_> {
 }
 
 impl Handover {
-    /// Makes another voter lead. This node leads now.
-    pub(crate) async fn to(&self, successor: &Target) -> Result<(), String> {
+    /// Makes another voter lead, and gives who leads then: somebody else may have been faster. This
+    /// node leads now, and goes on leading on an error.
+    pub(crate) async fn to(&self, successor: &Target) -> Result<NodeId, String> {
         let patience = self.consensus.isolation();
         let closed = timeout(patience, self.consensus.close()).await;
         let _closed = closed.map_err(|_| "writes that are under way do not finish".to_owned())?;
@@ -59,26 +60,26 @@ impl Handover {
         tracing::info!(to = successor.id, "handing the leadership over");
         let request = TakeOverRequest {
             lease_ms: millis(self.lease + MARGIN),
-            timeout_ms: millis(self.lease + patience),
+            timeout_ms: millis(self.lease + patience * 2),
         };
         let quiet = Quiet::keep(&self.consensus);
         let asked = self
             .peers
-            .take_over(successor, &request, self.lease + patience * 2)
+            .take_over(successor, &request, self.lease + patience * 3)
             .await;
         drop(quiet);
-        match asked {
-            Ok(TakeOverAnswer { leads: true }) => {}
-            Ok(TakeOverAnswer { leads: false }) => {
-                return Err(format!("{successor} was not elected"));
+        let (reason, patience) = match asked {
+            Ok(TakeOverAnswer { leads: true }) => {
+                (format!("{successor} leads, but does not call"), patience)
             }
-            Err(error) => return Err(error.to_string()),
-        }
+            Ok(TakeOverAnswer { leads: false }) => {
+                (format!("{successor} was not elected"), Duration::ZERO)
+            }
+            Err(error) => (error.to_string(), Duration::ZERO),
+        };
         // What waits at the gate is forwarded at once, and not refused for want of a leader.
-        let follows = timeout(patience, self.consensus.another_leads(self.consensus.me()));
-        follows
-            .await
-            .map_err(|_| format!("{successor} leads, but does not call"))
+        let follows = self.consensus.another_leads(self.consensus.me());
+        timeout(patience, follows).await.map_err(|_| reason)
     }
 
     /// Whether the successor holds every entry that this node holds.

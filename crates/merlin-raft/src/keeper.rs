@@ -195,7 +195,7 @@ impl Keeper {
             Step::HandOver => {
                 let successor = self.successor();
                 let successor = successor.ok_or("no other voter could lead")?;
-                self.handover.to(&successor).await
+                self.handover.to(&successor).await.map(drop)
             }
             Step::Remove(id) => {
                 tracing::info!(node = id, "removing a node");

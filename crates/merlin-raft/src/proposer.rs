@@ -207,7 +207,7 @@ impl Batcher {
                 let decisions = tokio::select! {
                     decisions = forwarded => decisions,
                     // The old leader may be unreachable for long, and its answer worth nothing.
-                    () = self.consensus.another_leads(leader.id) => {
+                    _ = self.consensus.another_leads(leader.id) => {
                         same(&unknown(format!("{leader} lost the leadership meanwhile")), expected)
                     }
                 };

@@ -124,6 +124,10 @@ pub(crate) struct Settings {
     #[arg(long, env = "MERLIN_ELECTION_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "deserialize_duration")]
     pub(crate) election_timeout: Option<Duration>,
+    /// How long a new node has to keep up before it gets its vote [default: 10s]
+    #[arg(long, env = "MERLIN_PROMOTE_AFTER", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "deserialize_duration")]
+    pub(crate) promote_after: Option<Duration>,
     /// Form of the log on standard error [default: text]
     #[arg(long, env = "MERLIN_LOG_FORMAT", value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,

@@ -224,6 +224,7 @@ fn raft_config(config: &Config) -> merlin_raft::Config {
             heartbeat: config.election_timeout / 4,
             election_min: config.election_timeout,
             election_max: config.election_timeout * 2,
+            promote_after: config.promote_after,
         },
     }
 }

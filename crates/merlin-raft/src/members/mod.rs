@@ -127,7 +127,12 @@ impl Members {
             (Change::TransferLeader(_), wanted) => {
                 let to = roll.successor(me, wanted, &alive)?;
                 if to != me {
-                    self.hand_over(to, deadline).await?;
+                    let leader = self.hand_over(to, deadline).await?;
+                    if leader != to {
+                        return Err(ChangeError::Unavailable(format!(
+                            "node {leader} was elected instead of node {to}"
+                        )));
+                    }
                 }
                 return Ok(roll.changed(to, roll.voters.clone(), to == me));
             }
@@ -148,8 +153,7 @@ impl Members {
         };
         if node == me && !after.contains(&me) {
             let successor = roll.successor(me, None, &alive)?;
-            self.hand_over(successor, deadline).await?;
-            let leader = self.target(successor)?;
+            let leader = self.target(self.hand_over(successor, deadline).await?)?;
             let asked = Asked {
                 change,
                 by,
@@ -192,10 +196,11 @@ impl Members {
         }
     }
 
-    async fn hand_over(&self, to: NodeId, deadline: Instant) -> Result<(), ChangeError> {
+    /// Gives who leads then.
+    async fn hand_over(&self, to: NodeId, deadline: Instant) -> Result<NodeId, ChangeError> {
         let target = self.target(to)?;
         match timeout_at(deadline, self.handover.to(&target)).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(leader)) => Ok(leader),
             Ok(Err(reason)) => Err(ChangeError::Unavailable(format!(
                 "the leadership stays with node {}: {reason}",
                 self.consensus.me()

@@ -4,6 +4,7 @@
 //! Each command is a module: its arguments and what it does. Here are the dispatch and what the
 //! commands share: reaching the daemon, and printing an answer in the form that was asked for.
 
+mod change;
 mod failure;
 mod join;
 mod members;
@@ -73,6 +74,30 @@ enum ClusterCommand {
     /// It can be run again after it was interrupted. What the daemon is told about its data
     /// directory and addresses has to be told here too.
     Join(join::JoinArgs),
+    /// Take this host's node out of its cluster
+    ///
+    /// Another node leads from then on, if this one did. The node's state is moved aside in its
+    /// data directory; the kernel keeps its rules.
+    Leave(change::LeaveArgs),
+    /// Take a node out of the cluster for good
+    ///
+    /// Works on nodes that are away, too. Whoever was removed is told so when it calls the others,
+    /// and serves on with the catalog it had; it can come back as a new node, with a new token.
+    Remove(change::RemoveArgs),
+    /// Give a learner a vote
+    ///
+    /// Refused until the learner has caught up. A node that joined with a token for voters gets its
+    /// vote by itself.
+    Promote(change::NodeArg),
+    /// Make a voter a learner, which follows but does not count for the quorum
+    Demote(change::NodeArg),
+    /// Have another voter lead
+    ///
+    /// Writes wait meanwhile, for about as long as one election takes; none is lost.
+    TransferLeader(change::TransferArgs),
+    /// See to this node's certificate
+    #[command(subcommand)]
+    Cert(change::CertCommand),
     /// Make, list and revoke the tokens that let new nodes in
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -93,6 +118,12 @@ pub(crate) async fn run(args: &ClusterArgs) -> ExitCode {
         ClusterCommand::Status => members::status(args).await,
         ClusterCommand::Members => members::members(args).await,
         ClusterCommand::Join(join) => join.perform().await,
+        ClusterCommand::Leave(leave) => leave.perform(args).await,
+        ClusterCommand::Remove(remove) => remove.perform(args).await,
+        ClusterCommand::Promote(node) => change::promote(args, node).await,
+        ClusterCommand::Demote(node) => change::demote(args, node).await,
+        ClusterCommand::TransferLeader(transfer) => transfer.perform(args).await,
+        ClusterCommand::Cert(cert) => cert.perform(args).await,
         ClusterCommand::Token(token) => token.perform(args).await,
         ClusterCommand::Snapshot(snapshot) => snapshot.perform(args).await,
         ClusterCommand::Recover(recover) => recover.perform().await,

@@ -3,17 +3,20 @@
 mod audit;
 mod clients;
 mod describe;
+mod members;
 mod snapshots;
 mod tokens;
 
 use merlin_proto::v1::cluster_server::Cluster;
 use merlin_proto::v1::{
     AuditRequest, AuditResponse, CreateClientRequest, CreateClientResponse, CreateTokenRequest,
-    CreateTokenResponse, DescribeRequest, DescribeResponse, ListClientsRequest,
-    ListClientsResponse, ListTokensRequest, ListTokensResponse, RevokeClientRequest,
-    RevokeClientResponse, RevokeTokenRequest, RevokeTokenResponse, SaveSnapshotRequest,
+    CreateTokenResponse, DemoteNodeRequest, DescribeRequest, DescribeResponse, LeaveRequest,
+    LeaveResponse, ListClientsRequest, ListClientsResponse, ListTokensRequest, ListTokensResponse,
+    MembersResponse, PromoteNodeRequest, RemoveNodeRequest, RenewCertificateRequest,
+    RenewCertificateResponse, RevokeClientRequest, RevokeClientResponse, RevokeTokenRequest,
+    RevokeTokenResponse, SaveSnapshotRequest, TransferLeaderRequest,
 };
-use merlin_raft::RaftStore;
+use merlin_raft::{Change, RaftStore};
 use tonic::{Request, Response, Status};
 
 use crate::node::Node;
@@ -70,6 +73,59 @@ impl Cluster for ClusterApi {
         request: Request<RevokeTokenRequest>,
     ) -> Result<Response<RevokeTokenResponse>, Status> {
         Ok(Response::new(tokens::revoke(self.raft()?, request).await?))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<RemoveNodeRequest>,
+    ) -> Result<Response<MembersResponse>, Status> {
+        let remove = |RemoveNodeRequest { node, force }| Change::Remove { node, force };
+        let changed = members::change(self.raft()?, request, remove).await?;
+        Ok(Response::new(changed))
+    }
+
+    async fn promote_node(
+        &self,
+        request: Request<PromoteNodeRequest>,
+    ) -> Result<Response<MembersResponse>, Status> {
+        let promote = |PromoteNodeRequest { node }| Change::Promote(node);
+        let changed = members::change(self.raft()?, request, promote).await?;
+        Ok(Response::new(changed))
+    }
+
+    async fn demote_node(
+        &self,
+        request: Request<DemoteNodeRequest>,
+    ) -> Result<Response<MembersResponse>, Status> {
+        let demote = |DemoteNodeRequest { node }| Change::Demote(node);
+        let changed = members::change(self.raft()?, request, demote).await?;
+        Ok(Response::new(changed))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Result<Response<MembersResponse>, Status> {
+        let transfer = |TransferLeaderRequest { node }| {
+            Change::TransferLeader(Some(node).filter(|node| !node.is_empty()))
+        };
+        let changed = members::change(self.raft()?, request, transfer).await?;
+        Ok(Response::new(changed))
+    }
+
+    async fn leave(
+        &self,
+        request: Request<LeaveRequest>,
+    ) -> Result<Response<LeaveResponse>, Status> {
+        let left = members::leave(&self.node, self.raft()?, request).await?;
+        Ok(Response::new(left))
+    }
+
+    async fn renew_certificate(
+        &self,
+        _: Request<RenewCertificateRequest>,
+    ) -> Result<Response<RenewCertificateResponse>, Status> {
+        Ok(Response::new(members::renew(self.raft()?)?))
     }
 
     async fn save_snapshot(
