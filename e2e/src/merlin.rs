@@ -217,6 +217,12 @@ impl<'lab> Merlin<'lab> {
             .context("the status has no nodes")
     }
 
+    /// Where the daemon's API is, for whoever is on this file system.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run_directory().join("merlin.sock")
+    }
+
     fn run_directory(&self) -> PathBuf {
         self.directory.join("run")
     }

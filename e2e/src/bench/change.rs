@@ -1,132 +1,134 @@
-//! One change of a loaded daemon's catalog, until the kernel has it.
+//! One change of a large catalog, until the kernels of three nodes have it.
 
-use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use merlin_ipvs::{Dataplane, Kernel};
+use merlin_model::Catalog;
+use merlin_model::Scheduler;
 use merlin_model::table::{DestinationKey, Key};
-use merlin_model::{Catalog, Scheduler};
 use merlin_proto::types::merlin_client::MerlinClient;
-use merlin_proto::types::{ForwardMethod, Protocol, RealServer, VirtualService};
-use merlin_proto::types::{real_server, virtual_service};
-use tokio::task::JoinSet;
-use tonic::transport::Channel;
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
 
-use super::workload::{PORT, Workload};
-use super::{Scale, fresh_namespace, percentile, row};
+use super::workload::{PORT, Workload, load, server};
+use super::{percentile, row};
+use crate::lab::{Host, Lab, Shape};
+use crate::merlin::Merlin;
 use crate::poll::eventually;
-use crate::programs;
 
-const DIRECTORY: &str = "/run/bench-merlin";
-const START: Duration = Duration::from_secs(20);
-const LOAD: Duration = Duration::from_secs(90);
-const CHANGE: Duration = Duration::from_secs(5);
-/// Writes under way at a time while the catalog is loaded.
-const WRITERS: usize = 50;
+const SHAPE: Shape = Shape {
+    balancers: 3,
+    servers: 0,
+};
+/// For a catalog to be loaded, and for nodes to have it.
+const LOAD: Duration = Duration::from_secs(240);
+const CHANGE: Duration = Duration::from_secs(20);
 
-/// A daemon, killed with its owner.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// How large the catalog is, and how often it changes.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    pub services: u16,
+    pub servers: u8,
+    pub changes: u16,
+    /// What the nodes are told about checking the whole table.
+    pub sync_period: &'static str,
 }
 
-pub fn single(scale: Scale) -> Result<Vec<String>> {
-    fresh_namespace()?;
+/// The second is checked as often as nobody would, so that most changes meet a check.
+pub const FULL: [Scale; 3] = [
+    Scale {
+        services: 1_000,
+        servers: 10,
+        changes: 103,
+        sync_period: "1m",
+    },
+    Scale {
+        services: 10_000,
+        servers: 5,
+        changes: 103,
+        sync_period: "1m",
+    },
+    Scale {
+        services: 10_000,
+        servers: 5,
+        changes: 203,
+        sync_period: "2s",
+    },
+];
+/// Enough to see that everything runs.
+pub const QUICK: [Scale; 1] = [Scale {
+    services: 20,
+    servers: 3,
+    changes: 8,
+    sync_period: "1m",
+}];
+
+/// Loads three nodes, and changes one weight at a time, through one node after the other.
+pub fn three_nodes(scale: Scale) -> Result<Vec<String>> {
+    let lab = Lab::new(SHAPE)?;
+    let measured = measure(&lab, scale);
+    measured.with_context(|| lab.logs())
+}
+
+fn measure(lab: &Lab, scale: Scale) -> Result<Vec<String>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let log = fs::File::create("/run/bench-merlin.log")?;
-    let daemon = Command::new(programs::locate("merlin")?)
-        .args(["run", "--node-name", "bench"])
-        .args(["--data-dir", &format!("{DIRECTORY}/data")])
-        .args(["--run-dir", &format!("{DIRECTORY}/run")])
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .context("starting merlin")?;
-    let _daemon = Daemon(daemon);
-    runtime.block_on(measure(scale)).with_context(|| {
-        let log = fs::read_to_string("/run/bench-merlin.log").unwrap_or_default();
-        let tail: Vec<&str> = log.lines().rev().take(3).collect();
-        format!("the daemon's last words: {tail:?}")
-    })
-}
-
-async fn measure(scale: Scale) -> Result<Vec<String>> {
     let workload = Workload {
         services: scale.services,
         servers: scale.servers,
         scheduler: Scheduler::Rr,
     };
-    let deadline = Instant::now() + START;
-    let mut client = loop {
-        match MerlinClient::connect("http://127.0.0.1:4282").await {
-            Ok(client) => break client,
-            Err(error) if Instant::now() > deadline => return Err(error.into()),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    };
-    tokio::time::timeout(LOAD, load(&client, workload))
-        .await
-        .context("loading the catalog took too long")??;
-    let mut kernel = Kernel::open()?;
-    let last = scale.services - 1;
     let catalog = workload.catalog()?;
-    let key = key_of(&catalog, last)?;
-    eventually(START, || {
-        let table = kernel.read(&[key])?;
-        let entry = table
-            .services
-            .get(&key)
-            .context("the last service is missing")?;
-        ensure!(
-            entry.destinations.len() == usize::from(scale.servers),
-            "servers are missing"
-        );
-        Ok(())
+    let [first, others @ ..] = &lab.balancers[..] else {
+        anyhow::bail!("no balancers")
+    };
+    let flags = format!("--reconcile-sync-period {}", scale.sync_period);
+    let first = Merlin::start_new(lab, first, &flags)?;
+    let client = client(&runtime, &first)?;
+    let loading = Instant::now();
+    runtime.block_on(async {
+        let loaded = tokio::time::timeout(LOAD, load(&client, workload, 0)).await;
+        loaded.context("loading the catalog took too long")?
     })?;
+    let loaded = loading.elapsed();
+    let others = first.join_by(others)?;
+    let nodes: Vec<_> = [first].into_iter().chain(others).collect();
+    nodes[0].await_voters(nodes.len())?;
+    let mut kernels = Vec::new();
+    let mut clients = Vec::new();
+    for node in &nodes {
+        await_complete(node.host(), workload)?;
+        kernels.push(node.host().namespace.enter(|| Ok(Kernel::open()?))?);
+        clients.push(self::client(&runtime, node)?);
+    }
 
-    let (mut accepted, mut asked, mut rival) = (vec![], vec![], vec![]);
+    let (mut accepted, mut asked) = (vec![], vec![]);
     for n in 0..scale.changes {
-        // The first one warms up.
         let service = n * 7 % scale.services;
         let weight = 2 + u32::from(n);
         let key = key_of(&catalog, service)?;
+        let client = &mut clients[usize::from(n) % nodes.len()];
         let start = Instant::now();
-        client.update_server(server(service, 0, weight)).await?;
+        runtime.block_on(client.update_server(server(service, 0, weight)))?;
         let answered = Instant::now();
-        await_weight(&mut kernel, key, service, weight)?;
-        let done = Instant::now();
-        if n > 0 {
-            accepted.push(done - answered);
-            asked.push(done - start);
+        for kernel in &mut kernels {
+            await_weight(kernel, key, service, weight)?;
+        }
+        // The first one through each node warms up.
+        if usize::from(n) >= nodes.len() {
+            accepted.push(answered.elapsed());
+            asked.push(start.elapsed());
         }
     }
-    for n in 0..scale.changes.min(20) {
-        // Another server, so that the daemon's are left alone.
-        let (vip, to) = (Workload::service(n), Workload::server(n, 1));
-        let start = Instant::now();
-        let status = Command::new("ipvsadm")
-            .args([
-                "-e",
-                "-t",
-                &format!("{vip}:{PORT}"),
-                "-r",
-                &format!("{to}:{PORT}"),
-            ])
-            .args(["-m", "-w", "9"])
-            .status()?;
-        ensure!(status.success(), "ipvsadm -e: {status}");
-        rival.push(start.elapsed());
-    }
-    let title = format!("change, {} x {} loaded", scale.services, scale.servers);
+    let rival = nodes[0].host().namespace.enter(|| rival(scale))?;
+    let title = format!(
+        "change, {} x {}, checks every {}",
+        scale.services, scale.servers, scale.sync_period
+    );
     let of = |name: &str, times: &[Duration]| {
         [50, 99].map(|percent| {
             row(
@@ -137,12 +139,45 @@ async fn measure(scale: Scale) -> Result<Vec<String>> {
             )
         })
     };
-    Ok([
-        of("merlin, accepted -> kernel", &accepted),
-        of("merlin, asked -> kernel", &asked),
-        of("ipvsadm -e, no store, one host", &rival),
-    ]
-    .concat())
+    let mut lines = vec![row(&title, "loaded through the API in", loaded, "")];
+    lines.extend(of("accepted -> in three kernels", &accepted));
+    lines.extend(of("asked -> in three kernels", &asked));
+    lines.extend(of("ipvsadm -e, no store, one kernel", &rival));
+    Ok(lines)
+}
+
+fn client(runtime: &Runtime, node: &Merlin<'_>) -> Result<MerlinClient<Channel>> {
+    let socket = format!("unix://{}", node.socket().display());
+    let channel = runtime.block_on(Endpoint::from_shared(socket)?.connect())?;
+    Ok(MerlinClient::new(channel))
+}
+
+fn await_complete(host: &Host, workload: Workload) -> Result<()> {
+    let wanted = usize::from(workload.services) + workload.rules();
+    host.namespace.enter(|| {
+        eventually(LOAD, || {
+            let table = std::fs::read_to_string(Path::new("/proc/thread-self/net/ip_vs"))?;
+            let found = table.lines().count().saturating_sub(3);
+            ensure!(found == wanted, "{found} of {wanted} rules");
+            Ok(())
+        })
+    })
+}
+
+/// Without a store: a program that edits one server of another service each time.
+fn rival(scale: Scale) -> Result<Vec<Duration>> {
+    let mut times = Vec::new();
+    for n in 0..scale.changes.min(20) {
+        let (vip, to) = (Workload::service(n), Workload::server(n, 1));
+        let start = Instant::now();
+        let status = Command::new("ipvsadm")
+            .args(["-e", "-t", &format!("{vip}:{PORT}")])
+            .args(["-r", &format!("{to}:{PORT}"), "-m", "-w", "9"])
+            .status()?;
+        ensure!(status.success(), "ipvsadm -e: {status}");
+        times.push(start.elapsed());
+    }
+    Ok(times)
 }
 
 fn key_of(catalog: &Catalog, service: u16) -> Result<Key> {
@@ -166,59 +201,5 @@ fn await_weight(kernel: &mut Kernel, key: Key, service: u16, weight: u32) -> Res
             "a change did not arrive within {CHANGE:?}"
         );
         std::thread::sleep(Duration::from_micros(200));
-    }
-}
-
-async fn load(client: &MerlinClient<Channel>, workload: Workload) -> Result<()> {
-    let mut writers = JoinSet::new();
-    for service in 0..workload.services {
-        if writers.len() >= WRITERS {
-            writers.join_next().await.context("no writer")???;
-        }
-        let mut client = client.clone();
-        writers.spawn(async move {
-            client.create_service(declared(service)).await?;
-            for n in 0..workload.servers {
-                client.create_server(server(service, n, 1)).await?;
-            }
-            anyhow::Ok(())
-        });
-    }
-    while let Some(written) = writers.join_next().await {
-        written??;
-    }
-    Ok(())
-}
-
-fn declared(service: u16) -> VirtualService {
-    VirtualService {
-        id: format!("s{service}"),
-        key: Some(virtual_service::Key {
-            ip: Workload::service(service).to_string(),
-            port: PORT.into(),
-            protocol: Protocol::Tcp.into(),
-            ..Default::default()
-        }),
-        config: Some(virtual_service::Config {
-            scheduler: "rr".into(),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
-
-fn server(service: u16, n: u8, weight: u32) -> RealServer {
-    RealServer {
-        service_id: format!("s{service}"),
-        key: Some(real_server::Key {
-            ip: Workload::server(service, n).to_string(),
-            port: PORT.into(),
-        }),
-        config: Some(real_server::Config {
-            weight: Some(weight),
-            forward: ForwardMethod::Masq.into(),
-            ..Default::default()
-        }),
-        ..Default::default()
     }
 }

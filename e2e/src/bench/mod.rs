@@ -6,8 +6,12 @@
 //! fails is told as such.
 
 pub mod apply;
+pub mod catchup;
 pub mod change;
+pub mod failover;
+pub mod stores;
 pub mod workload;
+pub mod writes;
 
 use std::process::Command;
 use std::time::Duration;
@@ -22,7 +26,6 @@ pub struct Scale {
     pub servers: u8,
     /// Rounds that count.
     pub rounds: usize,
-    pub changes: u16,
 }
 
 impl Scale {
@@ -30,14 +33,12 @@ impl Scale {
         services: 1_000,
         servers: 10,
         rounds: 3,
-        changes: 60,
     };
     /// Enough to see that everything runs.
     pub const QUICK: Self = Self {
         services: 20,
         servers: 3,
         rounds: 1,
-        changes: 5,
     };
 }
 
@@ -97,6 +98,21 @@ pub(crate) fn row(title: &str, name: &str, time: Duration, note: &str) -> String
         "{title:34} {name:32} {:>9.2} ms {note:>8}",
         time.as_secs_f64() * 1e3
     )
+}
+
+/// Throughput of one contender, its latencies, and how many times as fast the first one is.
+pub(crate) fn rate_row(
+    title: &str,
+    name: &str,
+    per_second: f64,
+    latencies: &[(&str, Duration)],
+    ratio: f64,
+) -> String {
+    let mut row = format!("{title:34} {name:32} {per_second:>9.0} /s");
+    for (percentile, time) in latencies {
+        row += &format!("  {percentile} {:>7.2} ms", time.as_secs_f64() * 1e3);
+    }
+    row + &format!("  {ratio:>5.1}x")
 }
 
 pub(crate) fn median(times: &[Duration]) -> Duration {

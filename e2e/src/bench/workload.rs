@@ -3,11 +3,16 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use merlin_model::{
     Catalog, Command, Forwarding, HealthCheck, Mutation, Protocol, RealServerConfig, RealServerKey,
     Scheduler, ServiceConfig, ServiceId, ServiceKey, Timestamp, Weight,
 };
+use merlin_proto::types::merlin_client::MerlinClient;
+use merlin_proto::types::{self, ForwardMethod, RealServer, VirtualService};
+use merlin_proto::types::{real_server, virtual_service};
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
 
 /// So many services, each with so many real servers of its own.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +21,9 @@ pub struct Workload {
     pub servers: u8,
     pub scheduler: Scheduler,
 }
+
+/// Writes under way at a time while a catalog is loaded.
+const WRITERS: usize = 64;
 
 /// Where every service and server listens.
 pub const PORT: u16 = 80;
@@ -100,5 +108,64 @@ impl Workload {
             writeln!(config, "}}")?;
         }
         Ok(config)
+    }
+}
+
+/// Declares all of it through the API, from service number `first` on.
+pub async fn load(client: &MerlinClient<Channel>, workload: Workload, first: u16) -> Result<()> {
+    let mut writers = JoinSet::new();
+    for service in first..workload.services {
+        if writers.len() >= WRITERS {
+            writers.join_next().await.context("no writer")???;
+        }
+        let mut client = client.clone();
+        writers.spawn(async move {
+            client.create_service(declared(service)).await?;
+            for n in 0..workload.servers {
+                client.create_server(server(service, n, 1)).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(written) = writers.join_next().await {
+        written??;
+    }
+    Ok(())
+}
+
+/// A service as the API takes it.
+#[must_use]
+pub fn declared(service: u16) -> VirtualService {
+    VirtualService {
+        id: format!("s{service}"),
+        key: Some(virtual_service::Key {
+            ip: Workload::service(service).to_string(),
+            port: PORT.into(),
+            protocol: types::Protocol::Tcp.into(),
+            ..Default::default()
+        }),
+        config: Some(virtual_service::Config {
+            scheduler: "rr".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// One of its real servers.
+#[must_use]
+pub fn server(service: u16, n: u8, weight: u32) -> RealServer {
+    RealServer {
+        service_id: format!("s{service}"),
+        key: Some(real_server::Key {
+            ip: Workload::server(service, n).to_string(),
+            port: PORT.into(),
+        }),
+        config: Some(real_server::Config {
+            weight: Some(weight),
+            forward: ForwardMethod::Masq.into(),
+            ..Default::default()
+        }),
+        ..Default::default()
     }
 }
