@@ -14,7 +14,7 @@ use super::layout::{
     Assembler, Ballot, FORMAT, Flaw, Meta, Position, be_u64, is_meta_key, parse_entry_key,
 };
 use super::tip::{self, Tip, TipFile};
-use super::writer::{Extent, persist};
+use super::writer::{Batch, Extent, persist};
 use crate::contain::contain;
 
 /// Pages of the database kept in memory.
@@ -454,14 +454,14 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 
 fn tidy(db: &sled::Db, disk: &File, contents: &Contents) -> io::Result<()> {
     if contents.new {
-        let mut batch = sled::Batch::default();
-        batch.insert(Meta::Format.key(), FORMAT.to_be_bytes().to_vec());
+        let mut batch = Batch::default();
+        batch.add((Meta::Format.key(), Some(FORMAT.to_be_bytes().to_vec())));
         persist(db, disk, batch)?;
     }
     for keys in contents.leftovers.chunks(SWEEP) {
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         for key in keys {
-            batch.remove(key.as_slice());
+            batch.add((key.clone(), None));
         }
         persist(db, disk, batch)?;
     }

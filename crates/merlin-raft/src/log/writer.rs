@@ -96,7 +96,7 @@ pub(super) struct Writer {
     vote: Option<Ballot>,
     /// Of the last entry; zero where the log begins.
     checksum: u32,
-    batch: sled::Batch,
+    batch: Batch,
     weight: usize,
     /// Complete changes whose last write is in `batch` or before.
     waiting: Vec<Done>,
@@ -107,9 +107,49 @@ pub(super) struct Writer {
     failure: Option<WriteError>,
 }
 
+/// Writes that become durable together. A write alone, which an entry mostly is, needs no batch of
+/// sled's: that would cost it a record and a sync of its own.
+#[derive(Debug, Default)]
+pub(super) enum Batch {
+    #[default]
+    Empty,
+    One(Write),
+    Many(sled::Batch),
+}
+
+impl Batch {
+    pub(super) fn add(&mut self, write: Write) {
+        *self = match std::mem::take(self) {
+            Self::Empty => Self::One(write),
+            Self::One(first) => {
+                let mut batch = sled::Batch::default();
+                put(&mut batch, first);
+                put(&mut batch, write);
+                Self::Many(batch)
+            }
+            Self::Many(mut batch) => {
+                put(&mut batch, write);
+                Self::Many(batch)
+            }
+        };
+    }
+}
+
+fn put(batch: &mut sled::Batch, (key, value): Write) {
+    match value {
+        Some(value) => batch.insert(key, value),
+        None => batch.remove(key),
+    }
+}
+
 /// Applies a batch and returns when it would survive a power cut.
-pub(super) fn persist(db: &sled::Db, disk: &File, batch: sled::Batch) -> io::Result<()> {
-    db.apply_batch(batch)?;
+pub(super) fn persist(db: &sled::Db, disk: &File, batch: Batch) -> io::Result<()> {
+    match batch {
+        Batch::Empty => {}
+        Batch::One((key, Some(value))) => drop(db.insert(key, value)?),
+        Batch::One((key, None)) => drop(db.remove(key)?),
+        Batch::Many(batch) => db.apply_batch(batch)?,
+    }
     db.flush()?;
     disk.sync_data()
 }
@@ -125,7 +165,7 @@ impl Writer {
             extent: opened.extent,
             vote: opened.vote,
             checksum: opened.checksum,
-            batch: sled::Batch::default(),
+            batch: Batch::default(),
             weight: 0,
             waiting: Vec::new(),
             lazy: None,
@@ -333,13 +373,11 @@ impl Writer {
     }
 
     /// Adds to the batch; a full one is made durable first.
-    fn write(&mut self, (key, value): Write) -> Result<(), WriteError> {
+    fn write(&mut self, write: Write) -> Result<(), WriteError> {
+        let (key, value) = &write;
         let weight = key.len() + value.as_ref().map_or(0, Vec::len);
         self.make_room(weight)?;
-        match value {
-            Some(value) => self.batch.insert(key, value),
-            None => self.batch.remove(key),
-        }
+        self.batch.add(write);
         Ok(())
     }
 
@@ -347,7 +385,8 @@ impl Writer {
     fn remove(&mut self, found: &[Stored]) -> Result<(), WriteError> {
         for stored in found {
             self.make_room(2 * stored.length)?;
-            self.batch.remove(chunk_key(stored.index, stored.chunk));
+            self.batch
+                .add((chunk_key(stored.index, stored.chunk), None));
         }
         Ok(())
     }
