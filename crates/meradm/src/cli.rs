@@ -5,7 +5,7 @@ pub(crate) mod service;
 pub(crate) mod values;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -15,7 +15,7 @@ use crate::duration;
 /// Administers the virtual services of a merlin cluster.
 ///
 /// Any node takes any command. Without -H or -P the node on this host is asked, through its unix
-/// socket or else on localhost:4282.
+/// socket or else on localhost:4282. Nodes on other hosts are asked by TLS, after `meradm login`.
 #[derive(Debug, Parser)]
 #[command(name = "meradm", version = concat!("version ", env!("CARGO_PKG_VERSION")))]
 #[command(after_help = EXIT_STATUS)]
@@ -42,6 +42,19 @@ pub(crate) struct Global {
     /// Unix socket of the node to ask
     #[arg(long, global = true, value_name = "PATH", conflicts_with_all = ["host", "port"])]
     pub(crate) socket: Option<PathBuf>,
+    /// Context to use, as `meradm contexts` lists them [default: the one last chosen]
+    #[arg(
+        long,
+        env = "MERLIN_CONTEXT",
+        global = true,
+        value_name = "NAME",
+        hide_env_values = true,
+        conflicts_with = "socket"
+    )]
+    pub(crate) context: Option<String>,
+    /// Speak plaintext with a node on another host, although there is a context
+    #[arg(long, global = true, conflicts_with = "context")]
+    pub(crate) plaintext: bool,
     /// Directory of the local node's unix socket
     #[arg(
         long,
@@ -103,6 +116,21 @@ pub(crate) enum Command {
     /// Add, edit or delete a real server
     #[command(subcommand)]
     Server(server::Command),
+    /// Show who changed what in catalog and cluster, newest first
+    Audit(Audit),
+    /// Keep a file that `merlin cluster client create` wrote, and use it from now on
+    Login(Login),
+    /// Forget a context
+    Logout {
+        /// Its name [default: the one in use]
+        name: Option<String>,
+    },
+    /// List the clusters this user has logged in to
+    Contexts {
+        /// Use this one from now on
+        #[arg(long = "use", value_name = "NAME")]
+        choose: Option<String>,
+    },
     /// Print a completion script for a shell
     Completions { shell: Shell },
     /// Print the manual page, or write those of all commands into a directory
@@ -151,6 +179,26 @@ pub(crate) struct Watch {
     /// Begin after this revision instead of now
     #[arg(long, value_name = "REVISION")]
     pub(crate) from: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// How many changes
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) number: u32,
+    /// Only changes since a time (2026-11-23T10:00:00Z), or for as long as that (1h30m)
+    #[arg(long, value_name = "TIME", value_parser = values::since)]
+    pub(crate) since: Option<SystemTime>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// What `merlin cluster client create` wrote
+    pub(crate) file: PathBuf,
+    /// What to call the context [default: the client's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
 }
 
 /// A condition on every change.

@@ -13,9 +13,11 @@ use merlin_proto::metadata::{self, Conditions};
 use merlin_proto::status::{Meaning, ToStatus, meaning};
 use merlin_proto::types::merlin_client::MerlinClient;
 use merlin_proto::types::{ListResponse, RealServer, VirtualService};
+use merlin_proto::v1::cluster_client::ClusterClient;
 use merlin_proto::v1::node_client::NodeClient;
 use merlin_proto::v1::{
-    LiveRequest, LiveResponse, StatusRequest, StatusResponse, WatchRequest, WatchResponse,
+    AuditRequest, AuditResponse, LiveRequest, LiveResponse, StatusRequest, StatusResponse,
+    WatchRequest, WatchResponse,
 };
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -116,6 +118,15 @@ impl Client {
         self.persist(self.deadline, |remaining| {
             let mut client = self.node();
             async move { client.live(timed(LiveRequest::default(), remaining)).await }
+        })
+        .await
+        .map(Response::into_inner)
+    }
+
+    pub(crate) async fn audit(&self, request: AuditRequest) -> Result<AuditResponse, Status> {
+        self.persist(self.deadline, |remaining| {
+            let mut client = ClusterClient::new(self.channel.clone());
+            async move { client.audit(timed(request, remaining)).await }
         })
         .await
         .map(Response::into_inner)

@@ -1,5 +1,7 @@
 //! What the commands do.
 
+mod audit;
+mod contexts;
 mod export;
 mod generate;
 mod import;
@@ -15,6 +17,8 @@ use crate::cli::{Cli, Command, Condition, Form, Global};
 use crate::client::{Change, Client};
 use crate::failure::{Failure, say};
 use crate::output;
+
+pub(crate) use contexts::Listed;
 
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let global = cli.global;
@@ -32,6 +36,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
             let (change, condition) = server::change(&command);
             make(&global, &change, condition).await
         }
+        Command::Audit(args) => audit::run(&global, &args).await,
+        Command::Login(args) => contexts::login(&args),
+        Command::Logout { name } => contexts::logout(name),
+        Command::Contexts { choose } => contexts::list(&global, choose.as_deref()),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { out_dir } => generate::man(out_dir.as_deref()),
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+use merlin_client::ContextsError;
 use merlin_proto::status::{Meaning, meaning};
 use tonic::Status;
 
@@ -17,6 +18,8 @@ pub(crate) enum Failure {
     Usage(clap::Error),
     /// No node could be reached; nothing was asked.
     Unreachable(String),
+    /// Contexts are not as they should be; nothing was asked.
+    Context(Box<dyn Error>),
     /// A node refused or failed.
     Status(Status),
     /// What was asked for makes no sense to the catalog; nothing was changed.
@@ -53,6 +56,7 @@ impl Failure {
             }
             Self::Output(error) => (FAILURE, error.to_string()),
             Self::Unreachable(words) => (UNAVAILABLE, words.clone()),
+            Self::Context(error) => (FAILURE, chain(&error.to_string(), error.source())),
             Self::Rejected(words) => (REJECTED, words.clone()),
             Self::Local(words) => (FAILURE, words.clone()),
             Self::Status(status) => match meaning(status) {
@@ -69,6 +73,12 @@ impl Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Output(error)
+    }
+}
+
+impl From<ContextsError> for Failure {
+    fn from(error: ContextsError) -> Self {
+        Self::Context(Box::new(error))
     }
 }
 

@@ -42,7 +42,8 @@ impl NodeKey {
         Ok(Self(Arc::new(pair)))
     }
 
-    pub(super) fn der(&self) -> &[u8] {
+    /// PKCS #8. Whoever holds it is who the certificate says.
+    pub fn der(&self) -> &[u8] {
         self.0.serialized_der()
     }
 

@@ -1,10 +1,11 @@
-//! `merlin cluster ...`: asks the daemon of this host by its unix socket, or gets this host ready
-//! to be one of a cluster.
+//! `merlin cluster ...`: asks the daemon of this host by its unix socket, or another node by TLS, or
+//! gets this host ready to be one of a cluster.
 //!
 //! Each command is a module: its arguments and what it does. Here are the dispatch and what the
 //! commands share: reaching the daemon, and printing an answer in the form that was asked for.
 
 mod change;
+mod client;
 mod failure;
 mod join;
 mod members;
@@ -15,19 +16,17 @@ mod tables;
 mod token;
 
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use hyper_util::rt::TokioIo;
+use merlin_client::{ConnectError, Contexts, Wish};
 use merlin_proto::json::Json;
 use merlin_proto::v1::cluster_client::ClusterClient;
 use prost::Name;
-use tokio::net::UnixStream;
 use tonic::Request;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 
 use self::failure::Failure;
 pub(crate) use self::join::join;
@@ -35,6 +34,21 @@ use crate::cli::parse_duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct ClusterArgs {
+    /// Node to ask, by name or address, instead of this host's; it takes a context (meradm login)
+    #[arg(short = 'H', long, global = true, value_name = "HOST")]
+    host: Option<String>,
+    /// Port of that node's API [default: 4282]
+    #[arg(
+        short = 'P',
+        long,
+        global = true,
+        value_name = "PORT",
+        requires = "host"
+    )]
+    port: Option<u16>,
+    /// Context to use, as `meradm contexts` lists them [default: the one last chosen]
+    #[arg(long, global = true, env = "MERLIN_CONTEXT", value_name = "NAME")]
+    context: Option<String>,
     /// Where the daemon's socket merlin.sock is
     #[arg(long, global = true, env = "MERLIN_RUN_DIR", value_name = "DIR")]
     #[arg(default_value = "/run/merlin")]
@@ -101,6 +115,9 @@ enum ClusterCommand {
     /// Make, list and revoke the tokens that let new nodes in
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Make, list and revoke the clients that administer the cluster from other hosts
+    #[command(subcommand)]
+    Client(client::ClientCommand),
     /// Copy the cluster's state to a file, look at such a file, begin a cluster from it
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
@@ -125,6 +142,7 @@ pub(crate) async fn run(args: &ClusterArgs) -> ExitCode {
         ClusterCommand::TransferLeader(transfer) => transfer.perform(args).await,
         ClusterCommand::Cert(cert) => cert.perform(args).await,
         ClusterCommand::Token(token) => token.perform(args).await,
+        ClusterCommand::Client(client) => client.perform(args).await,
         ClusterCommand::Snapshot(snapshot) => snapshot.perform(args).await,
         ClusterCommand::Recover(recover) => recover.perform().await,
     };
@@ -133,7 +151,29 @@ pub(crate) async fn run(args: &ClusterArgs) -> ExitCode {
 
 impl ClusterArgs {
     async fn connect(&self) -> Result<ClusterClient<Channel>, Failure> {
-        Ok(ClusterClient::new(channel(&self.run_dir).await?))
+        Ok(ClusterClient::new(self.channel().await?))
+    }
+
+    /// The daemon of this host by its socket, or the node that was named.
+    async fn channel(&self) -> Result<Channel, Failure> {
+        let elsewhere = self.host.is_some() || self.context.is_some();
+        let wish = Wish {
+            host: self.host.clone(),
+            port: self.port,
+            socket: (!elsewhere).then(|| self.run_dir.join("merlin.sock")),
+            run_dir: self.run_dir.clone(),
+            context: self.context.clone(),
+            plaintext: false,
+        };
+        let contexts = Contexts::of_user();
+        let connected = merlin_client::connect(&wish, &contexts, self.timeout, |_| {});
+        connected.await.map_err(|error| match error {
+            ConnectError::Unreachable(words) if elsewhere => Failure::Unreachable(words),
+            ConnectError::Unreachable(words) => {
+                Failure::Unreachable(format!("{words}; is merlin running on this host?"))
+            }
+            error => Failure::Other(error.into()),
+        })
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -149,22 +189,4 @@ impl ClusterArgs {
         };
         io::stdout().lock().write_all(text.as_bytes())
     }
-}
-
-/// The daemon of this host, by its socket.
-async fn channel(run_dir: &Path) -> Result<Channel, Failure> {
-    let path: Arc<Path> = run_dir.join("merlin.sock").into();
-    let unreachable = |error: io::Error| {
-        Failure::Unreachable(format!(
-            "cannot reach the daemon at {}: {error}; is merlin running on this host?",
-            path.display()
-        ))
-    };
-    drop(UnixStream::connect(&path).await.map_err(unreachable)?);
-    let path = Arc::clone(&path);
-    let connector = tower::service_fn(move |_: Uri| {
-        let path = Arc::clone(&path);
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
-    });
-    Ok(Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector))
 }

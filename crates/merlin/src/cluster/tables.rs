@@ -1,8 +1,11 @@
 //! Answers as tables for people.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
-use merlin_proto::v1::{DescribeResponse, ListTokensResponse, SnapshotInfo};
+use merlin_proto::v1::{
+    CreateClientResponse, DescribeResponse, ListClientsResponse, ListTokensResponse, SnapshotInfo,
+};
 
 pub(super) fn status(cluster: &DescribeResponse) -> String {
     let voters = cluster.members.iter().filter(|member| member.voter).count();
@@ -79,6 +82,42 @@ pub(super) fn tokens(listed: &ListTokensResponse) -> String {
         ]
     }));
     table(&rows)
+}
+
+pub(super) fn created_client(
+    name: &str,
+    role: &str,
+    file: &Path,
+    created: &CreateClientResponse,
+) -> String {
+    let (id, file) = (&created.id, file.display());
+    let expires = time(created.expires.as_ref());
+    format!(
+        "client {name} ({role}), id {id}, until {expires}\n\
+         {file} makes whoever has it this client; on its host: meradm login {file}\n"
+    )
+}
+
+pub(super) fn clients(listed: &ListClientsResponse) -> String {
+    let mut rows = vec![["ID", "NAME", "ROLE", "EXPIRES"].map(str::to_owned)];
+    rows.extend(listed.clients.iter().map(|client| {
+        [
+            client.id.clone(),
+            client.name.clone(),
+            client.role.clone(),
+            if client.revoked {
+                "revoked".to_owned()
+            } else {
+                time(client.expires.as_ref())
+            },
+        ]
+    }));
+    table(&rows)
+}
+
+fn time(at: Option<&prost_types::Timestamp>) -> String {
+    at.map(|at| prost_types::Timestamp { nanos: 0, ..*at }.to_string())
+        .unwrap_or_default()
 }
 
 pub(super) fn snapshot(info: &SnapshotInfo) -> String {
