@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use serde::Deserialize;
 
 use crate::cluster::ClusterArgs;
@@ -17,6 +18,7 @@ use crate::cluster::ClusterArgs;
 #[derive(Debug, Parser)]
 #[command(name = "merlin", version = concat!("version ", env!("CARGO_PKG_VERSION")))]
 #[command(args_conflicts_with_subcommands = true)]
+#[command(after_help = EXIT_STATUS, after_long_help = format!("{SIGNALS}\n\n{EXIT_STATUS}"))]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -24,12 +26,28 @@ pub(crate) struct Cli {
     pub(crate) run: RunArgs,
 }
 
+const SIGNALS: &str = "\
+Signals: SIGTERM and SIGINT stop the daemon within five seconds; the kernel keeps its rules. SIGHUP \
+reads the log level and the certificate again.";
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 fine, 1 failure, 2 usage, 3 no daemon reached or no answer to rely on, 4 rejected \
+(invalid, not found, exists, conflict).";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon (the default)
     Run(Box<RunArgs>),
     /// Administer the cluster this host's daemon is a member of
     Cluster(Box<ClusterArgs>),
+    /// Print a completion script for a shell
+    Completions { shell: Shell },
+    /// Print the manual page, or write those of all commands into a directory
+    Man {
+        /// Directory to write merlin.8, merlin-run.8 and so on into
+        #[arg(long, value_name = "DIR")]
+        out_dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Default, Args)]

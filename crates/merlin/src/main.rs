@@ -6,6 +6,7 @@ mod cluster;
 mod config;
 mod daemon;
 mod fleet;
+mod generate;
 mod http;
 mod listen;
 mod logging;
@@ -34,6 +35,8 @@ fn main() -> ExitCode {
         None => run(&cli.run),
         Some(Command::Run(args)) => run(&args),
         Some(Command::Cluster(args)) => with_runtime(cluster::run(&args)),
+        Some(Command::Completions { shell }) => generate::completions(shell),
+        Some(Command::Man { out_dir }) => generate::man(out_dir.as_deref()),
     }
 }
 

@@ -20,10 +20,12 @@ pub(crate) const GUEST: &[&str] = &[
     "util-linux",
 ];
 
-/// What the tests need beyond that: another language's gRPC, and the other store.
+/// What the tests need beyond that: another language's gRPC, the other store, and what reads
+/// manual pages.
 pub(crate) const TEST: &[&str] = &[
     "etcd-client",
     "etcd-server",
+    "groff-base",
     "python3-grpcio",
     "python3-protobuf",
 ];

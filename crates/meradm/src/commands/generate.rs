@@ -17,10 +17,12 @@ pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
 }
 
 pub(super) fn man(out_dir: Option<&Path>) -> Result<(), Failure> {
+    // A page says "version" itself, where the program has to.
+    let command = Cli::command().version(env!("CARGO_PKG_VERSION"));
     if let Some(dir) = out_dir {
-        return Ok(clap_mangen::generate_to(Cli::command(), dir)?);
+        return Ok(clap_mangen::generate_to(command, dir)?);
     }
     let mut page = Vec::new();
-    Man::new(Cli::command()).render(&mut page)?;
+    Man::new(command).render(&mut page)?;
     Ok(output::write(&String::from_utf8_lossy(&page))?)
 }

@@ -1,5 +1,6 @@
 //! What the daemon's supervisor can tell it.
 
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use merlin_proto::v1::WatchRequest;
@@ -122,4 +123,53 @@ async fn sighup_reads_the_log_level_again_and_survives_a_broken_file() {
     .await;
     let after = daemon.process.log().matches("sync requested").count();
     assert_eq!(before, after);
+}
+
+/// What systemd is told, on a socket of our own.
+#[tokio::test]
+async fn a_supervisor_is_told_when_it_is_ready_and_when_it_stops() {
+    let setup = Setup::new();
+    let path = setup.home().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let heard = || {
+        let mut bytes = [0; 1024];
+        let length = socket.recv(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
+    };
+    let tells = async |words: &str| {
+        eventually(async || match heard() {
+            Some(told) if told.contains(words) => Ok(()),
+            other => Err(other),
+        })
+        .await;
+    };
+    let mut command = merlin();
+    command.args(setup.args()).env("NOTIFY_SOCKET", &path);
+    let mut daemon = setup.launch(&mut command).await;
+    tells("READY=1").await;
+    assert_eq!(heard(), None);
+    daemon.process.signal(Signal::SIGTERM);
+    tells("STOPPING=1").await;
+    assert_eq!(daemon.process.wait(STOP).code(), Some(0));
+}
+
+/// Ready means that the kernel is known to match, which a node cannot know that has no catalog.
+#[tokio::test]
+async fn a_supervisor_is_not_told_ready_before_the_first_reconcile() {
+    let founder = Setup::founder();
+    let mut first = founder.start().await;
+    let member = Setup::member_of(&founder);
+    first.process.crash();
+    let path = member.home().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut command = merlin();
+    command.args(member.args()).env("NOTIFY_SOCKET", &path);
+    let second = member.launch_unready(&mut command).await;
+    // Pages are served, and the daemon has had its time.
+    second.logged(&["serving"]).await;
+    assert!(socket.recv(&mut [0; 64]).is_err());
+    let _first = founder.start().await;
+    eventually(async || socket.recv(&mut [0; 64])).await;
 }

@@ -143,8 +143,11 @@ impl Setup {
 
     /// Starts a daemon that cannot be ready, and waits until it answers.
     pub(crate) async fn start_unready(&self) -> Daemon {
-        self.launch_until("/alive", merlin().args(self.args()))
-            .await
+        self.launch_unready(merlin().args(self.args())).await
+    }
+
+    pub(crate) async fn launch_unready(&self, command: &mut Command) -> Daemon {
+        self.launch_until("/alive", command).await
     }
 
     async fn launch_until(&self, page: &str, command: &mut Command) -> Daemon {
