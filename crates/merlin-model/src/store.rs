@@ -14,6 +14,10 @@ pub enum ProposeError {
     /// It was not accepted and changed nothing; a retry may succeed.
     #[error("the store is not available: {reason}")]
     Unavailable { reason: String },
+    /// Some members of the cluster run a version that does not know such commands. It changed
+    /// nothing; the reason says which.
+    #[error("{reason}")]
+    Outdated { reason: String },
     /// It may or may not have been applied, now or later. A retry with the same request id is safe.
     #[error("the outcome is unknown: {reason}")]
     Unknown { reason: String },

@@ -49,6 +49,7 @@ impl ToStatus for ProposeError {
         match self {
             Self::Rejected(rejection) => rejection.to_status(),
             Self::Unavailable { .. } => Status::unavailable(self.to_string()),
+            Self::Outdated { .. } => Status::failed_precondition(self.to_string()),
             Self::Unknown { reason } => Status::unknown(format!(
                 "the change may or may not have been applied: {reason}"
             )),

@@ -14,6 +14,7 @@ pub(crate) fn words(change: &ClusterChange, answer: &ClusterAnswer) -> Option<St
             enrollment(command, answer)
         }
         (ClusterChange::Client(command), ClusterAnswer::Client(answer)) => client(command, answer),
+        (ClusterChange::Raise(level), _) => Some(format!("agree on commands of level {level}")),
         (ClusterChange::Enrollment(_) | ClusterChange::Client(_), _) => None,
     }
 }

@@ -12,6 +12,7 @@ use crate::identity::{
     Ca, CaError, ClientAnswer, ClientCommand, Clients, ClusterId, EnrollmentAnswer,
     EnrollmentCommand, EnrollmentState,
 };
+use crate::level::Level;
 
 /// Which cluster this is, and by which authority its nodes know each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) struct Founding {
     /// clients and old members remember.
     pub(crate) incarnation: u64,
     pub(crate) ca: AuthorityKeys,
+    /// What the cluster begins with, as there is no older member.
+    pub(crate) level: Level,
 }
 
 /// The certificate authority as [`crate::identity::Ca`] reads it.
@@ -44,6 +47,8 @@ pub(crate) enum ClusterChange {
     Found(Founding),
     Enrollment(EnrollmentCommand),
     Client(ClientCommand),
+    /// The cluster agrees on this level. It never falls.
+    Raise(Level),
 }
 
 /// The answer to the command of the same name.
@@ -53,6 +58,8 @@ pub(crate) enum ClusterAnswer {
     Founded(bool),
     Enrollment(EnrollmentAnswer),
     Client(ClientAnswer),
+    /// The level agreed on.
+    Raised(Level),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +69,8 @@ pub(crate) struct ClusterState {
     pub(crate) enrollment: EnrollmentState,
     /// Who administers the cluster from elsewhere.
     pub(crate) clients: Clients,
+    /// What commands are used: those that every member can apply.
+    pub(crate) level: Level,
 }
 
 impl ClusterState {
@@ -69,6 +78,9 @@ impl ClusterState {
         match command.change {
             ClusterChange::Found(founding) => {
                 let first = self.founding.is_none();
+                if first {
+                    self.level = founding.level;
+                }
                 self.founding.get_or_insert(founding);
                 ClusterAnswer::Founded(first)
             }
@@ -77,6 +89,10 @@ impl ClusterState {
             }
             ClusterChange::Client(change) => {
                 ClusterAnswer::Client(self.clients.apply(command.at, change))
+            }
+            ClusterChange::Raise(level) => {
+                self.level = self.level.max(level);
+                ClusterAnswer::Raised(self.level)
             }
         }
     }
@@ -104,6 +120,7 @@ impl From<&Founding> for log::Founding {
             incarnation: founding.incarnation,
             ca_certificate: founding.ca.certificate.clone(),
             ca_key: founding.ca.key.clone(),
+            level: founding.level.number(),
         }
     }
 }
@@ -121,6 +138,7 @@ impl TryFrom<log::Founding> for Founding {
                 certificate: message.ca_certificate,
                 key: message.ca_key,
             },
+            level: Level::of_message(message.level),
         })
     }
 }
@@ -135,6 +153,7 @@ impl From<&ClusterCommand> for log::ClusterCommand {
                 ClusterChange::Found(founding) => Change::Found(founding.into()),
                 ClusterChange::Enrollment(change) => Change::Enrollment(change.encode()),
                 ClusterChange::Client(change) => Change::Client(change.to_proto()),
+                ClusterChange::Raise(level) => Change::Raise(level.number()),
             }),
         }
     }
@@ -157,6 +176,7 @@ impl TryFrom<log::ClusterCommand> for ClusterCommand {
                     ClusterChange::Enrollment(EnrollmentCommand::decode(&bytes)?)
                 }
                 Change::Client(change) => ClusterChange::Client(ClientCommand::from_proto(change)?),
+                Change::Raise(level) => ClusterChange::Raise(Level::of_message(level)),
             },
         })
     }
@@ -170,6 +190,7 @@ impl From<&ClusterAnswer> for log::ClusterAnswer {
                 ClusterAnswer::Founded(first) => Answer::Founded(*first),
                 ClusterAnswer::Enrollment(answer) => Answer::Enrollment(answer.encode()),
                 ClusterAnswer::Client(answer) => Answer::Client(answer.to_proto()),
+                ClusterAnswer::Raised(level) => Answer::Raised(level.number()),
             }),
         }
     }
@@ -187,6 +208,7 @@ impl TryFrom<log::ClusterAnswer> for ClusterAnswer {
             Answer::Founded(first) => Self::Founded(first),
             Answer::Enrollment(bytes) => Self::Enrollment(EnrollmentAnswer::decode(&bytes)?),
             Answer::Client(answer) => Self::Client(ClientAnswer::from_proto(answer)?),
+            Answer::Raised(level) => Self::Raised(Level::of_message(level)),
         })
     }
 }
@@ -197,6 +219,7 @@ impl From<&ClusterState> for log::Cluster {
             founding: state.founding.as_ref().map(Into::into),
             enrollment: state.enrollment.encode(),
             clients: state.clients.to_proto(),
+            level: state.level.number(),
         }
     }
 }
@@ -209,6 +232,7 @@ impl TryFrom<log::Cluster> for ClusterState {
             founding: message.founding.map(TryInto::try_into).transpose()?,
             enrollment: EnrollmentState::decode(&message.enrollment)?,
             clients: Clients::from_proto(message.clients)?,
+            level: Level::of_message(message.level),
         })
     }
 }

@@ -12,6 +12,7 @@ use openraft::CommittedLeaderId;
 use prost::Message;
 
 use crate::identity::DecodeEnrollmentError;
+use crate::level::Level;
 use crate::typ::{Entry, EntryPayload, LogId, Membership, MerlinNode, Proposal, Vote};
 
 /// Stored or received bytes are not what they should be.
@@ -25,8 +26,8 @@ pub(crate) enum DecodeError {
     },
     #[error("{what} is missing or of a kind this version does not know")]
     Missing { what: &'static str },
-    #[error("it was written by a newer merlin: format {found}, this one knows {known}")]
-    Newer { found: u32, known: u32 },
+    #[error("it needs a newer merlin: commands of level {found}, this one knows level {known}")]
+    Newer { found: Level, known: Level },
     #[error("it does not describe a catalog")]
     Model(#[from] merlin_proto::DecodeError),
     #[error("it does not describe how nodes join")]

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::level::Level;
+
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Belongs to this node alone and holds all it must not lose.
@@ -15,6 +17,9 @@ pub struct Config {
     /// Where to listen for the other nodes.
     pub peer_addr: SocketAddr,
     pub timers: Timers,
+    /// The commands that this node makes use of: the latest there are, or fewer, as an earlier
+    /// version would.
+    pub level: Level,
 }
 
 /// How patient the nodes of a cluster are with each other. They should agree on it.

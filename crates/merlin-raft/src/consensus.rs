@@ -14,6 +14,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio::time::Instant;
 
 use crate::cluster::{ClusterAnswer, ClusterChange, ClusterCommand};
+use crate::level::{Level, Levels};
 use crate::peers::Target;
 use crate::proposer::{now, unavailable, unknown};
 use crate::standing::{Dismissal, Standing};
@@ -32,6 +33,7 @@ pub(crate) enum Leadership {
 #[derive(Clone)]
 pub(crate) struct Consensus {
     pub(crate) raft: Raft,
+    pub(crate) levels: Levels,
     isolation: Duration,
     dismissal: Dismissal,
     gate: Arc<RwLock<()>>,
@@ -54,9 +56,15 @@ pub(crate) struct Closed {
 }
 
 impl Consensus {
-    pub(crate) fn new(raft: Raft, isolation: Duration, dismissal: Dismissal) -> Self {
+    pub(crate) fn new(
+        raft: Raft,
+        levels: Levels,
+        isolation: Duration,
+        dismissal: Dismissal,
+    ) -> Self {
         Self {
             raft,
+            levels,
             isolation,
             dismissal,
             gate: Arc::default(),
@@ -71,6 +79,11 @@ impl Consensus {
 
     pub(crate) fn me(&self) -> NodeId {
         self.raft.metrics().borrow().id
+    }
+
+    /// Whether every member can apply what needs this level.
+    pub(crate) async fn allow(&self, needed: Level) -> Result<(), ProposeError> {
+        self.levels.allow(needed, &self.raft.metrics()).await
     }
 
     pub(crate) fn leadership(&self) -> Leadership {
@@ -174,6 +187,23 @@ impl Consensus {
     /// Puts one entry into the log and waits until it is applied here. On any error but
     /// `Unavailable` the entry may be applied yet.
     pub(crate) async fn write(&self, proposal: Proposal) -> Result<Outcome, ProposeError> {
+        let needed = proposal.level();
+        let needed = needed.map_err(|error| unavailable(error.to_string()))?;
+        self.allow(needed).await?;
+        self.log(proposal).await
+    }
+
+    /// Has the cluster agree on a level that all its members can do.
+    pub(crate) async fn raise(&self, level: Level) -> Result<(), ProposeError> {
+        let command = ClusterCommand {
+            at: now(),
+            by: Actor::Node(self.levels.peers.this_node()),
+            change: ClusterChange::Raise(level),
+        };
+        self.log(Proposal::of_cluster(&command)).await.map(drop)
+    }
+
+    async fn log(&self, proposal: Proposal) -> Result<Outcome, ProposeError> {
         match self.raft.client_write(proposal).await {
             Ok(written) => Ok(written.data),
             // Also the answer when the entry was in the log already and another leader's came in

@@ -269,15 +269,19 @@ impl DataDir {
         fs::remove_dir_all(aside).map_err(|source| DataDirError::io("remove", aside, source))
     }
 
-    /// Removes the node's certificate; the authority signs a new one at the next start.
-    pub(crate) fn remove_certificate(&self) -> Result<(), DataDirError> {
-        let path = self.identity().join("node.pem");
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(DataDirError::io("remove", &path, error))
+    /// Removes what is the old node's alone where a new one goes on with its state. The authority
+    /// signs a new certificate at the next start.
+    pub(crate) fn forget_old_node(&self) -> Result<(), DataDirError> {
+        for part in ["identity/node.pem", REMOVED_FILE, INTRODUCERS_FILE] {
+            let path = self.path.join(part);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(DataDirError::io("remove", &path, error));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// From now on what is here is nobody's until it is complete. What an interrupted restore left

@@ -23,6 +23,7 @@ use crate::identity::{
     Applicant, EnrollError, Enrolled, IdentityDir, IdentityStoreError, Member, NodeKey, PeerName,
     Role, Token, enroll,
 };
+use crate::level::Level;
 use crate::log::LogStore;
 use crate::proposal::Request;
 use crate::proposer::now;
@@ -39,6 +40,8 @@ pub struct Join {
     pub advertise: SocketAddr,
     /// Whether a catalog or a membership that is there already may be given up. It is moved aside.
     pub discard_local_state: bool,
+    /// The commands that the node can apply.
+    pub level: Level,
 }
 
 /// The directory is that of a node of the token's cluster.
@@ -90,6 +93,7 @@ pub async fn join(join: Join) -> Result<Joined, JoinError> {
         name,
         advertise,
         discard_local_state: discard,
+        level,
     } = join;
     let place = Place::open(data_dir).await?;
     if !discard {
@@ -106,6 +110,7 @@ pub async fn join(join: Join) -> Result<Joined, JoinError> {
         key: place.joining_key().await?,
         name,
         advertise,
+        level,
     };
     let enrolled = enroll(&token, &applicant).await?;
     let (name, role, members) = (
@@ -237,7 +242,7 @@ fn begins_a_cluster_of_one(entry: &Entry) -> bool {
         EntryPayload::Normal(proposal) => matches!(
             proposal.decode(),
             Ok(Request::Cluster(ClusterCommand {
-                change: ClusterChange::Found(_),
+                change: ClusterChange::Found(_) | ClusterChange::Raise(_),
                 ..
             }))
         ),

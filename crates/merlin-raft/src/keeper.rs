@@ -23,6 +23,7 @@ use crate::cluster::ClusterState;
 use crate::consensus::{Consensus, Leadership, Metrics};
 use crate::handover::Handover;
 use crate::identity::Role;
+use crate::level::{self, Greeting};
 use crate::members::CAUGHT_UP;
 use crate::peers::{Peers, Target};
 use crate::typ::{Membership, MerlinNode, NodeId};
@@ -119,6 +120,7 @@ impl Keeper {
         loop {
             if self.consensus.leadership() == Leadership::Leading {
                 while self.pass(&mut steady).await {}
+                self.agree().await;
             } else {
                 // Another leader may see it otherwise.
                 self.troubles.clear();
@@ -185,6 +187,27 @@ impl Keeper {
             .collect()
     }
 
+    /// Raises the level of commands once every member can do more. One task does this and lets
+    /// members in, so who knows too little is not let in at the same time.
+    async fn agree(&self) {
+        let levels = &self.consensus.levels;
+        let agreed = levels.agreed();
+        if agreed >= levels.own {
+            return;
+        }
+        let members = level::members(&self.consensus.raft.metrics().borrow());
+        let Some(common) = levels.common(members).await else {
+            return;
+        };
+        if common > agreed {
+            match timeout(STEP, self.consensus.raise(common)).await {
+                Ok(Ok(())) => tracing::info!(level = %common, "raised the level of commands"),
+                Ok(Err(error)) => tracing::debug!(%error, "the level of commands stays"),
+                Err(_) => tracing::warn!("raising the level of commands takes long"),
+            }
+        }
+    }
+
     async fn take(&self, step: &Step) -> Result<(), String> {
         match step {
             Step::Finish(voters) => {
@@ -243,11 +266,19 @@ impl Keeper {
     async fn greet(&self, id: NodeId, node: &MerlinNode) -> Result<(), String> {
         let target = Target::new(id, node);
         let answer = timeout(self.pause, self.peers.hello(&target, self.pause)).await;
-        match answer {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("{target} does not answer")),
+        let Greeting { level, version } = match answer {
+            Ok(Ok(greeting)) => greeting,
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(format!("{target} does not answer")),
+        };
+        let agreed = self.consensus.levels.agreed();
+        if level < agreed {
+            return Err(format!(
+                "{target} runs merlin {version}, which knows commands of level {level}: the \
+                 cluster uses level {agreed}, upgrade it"
+            ));
         }
+        Ok(())
     }
 
     fn votes(&self, id: NodeId) -> bool {

@@ -36,6 +36,7 @@ use crate::identity::{
 };
 use crate::keeper::{Keeper, Troubles};
 use crate::knock::Knocker;
+use crate::level::{Level, Levels};
 use crate::log::LogStore;
 use crate::network::Network;
 use crate::peers::route::Me;
@@ -96,6 +97,11 @@ pub enum OpenError {
     },
     #[error("consensus could not start")]
     Start(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(
+        "the cluster uses commands of level {agreed}, this merlin knows level {known}: run the \
+         version that ran here before, or a later one"
+    )]
+    Outdated { agreed: Level, known: Level },
     #[error("the new cluster could not be founded: {0}")]
     Founding(String),
 }
@@ -110,7 +116,8 @@ impl RaftStore {
     /// cluster can be reached.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         config.timers.raft()?;
-        let disk = Disk::open(config.data_dir.clone()).await?;
+        let mut disk = Disk::open(config.data_dir.clone()).await?;
+        disk.limit(config.level)?;
         let listener = TcpListener::bind(config.peer_addr).await;
         let listener = listener.map_err(|source| OpenError::Listen {
             addr: config.peer_addr,
@@ -197,11 +204,16 @@ impl RaftStore {
             silence: silence.clone(),
             pause: timers.heartbeat,
         };
-        let (machine, views) = StateMachine::new(disk.state, disk.snapshots);
+        let (machine, views) = StateMachine::new(disk.state, disk.snapshots, disk.level);
         let config = Arc::new(timers.raft()?);
         let raft = Raft::new(node, config, network, disk.log.clone(), machine).await;
         let raft = raft.map_err(start_failed)?;
-        let consensus = Consensus::new(raft, timers.isolation(), dismissal.clone());
+        let levels = Levels {
+            own: disk.level,
+            cluster: views.cluster.clone(),
+            peers: peers.clone(),
+        };
+        let consensus = Consensus::new(raft, levels, timers.isolation(), dismissal.clone());
         let handover = Handover {
             consensus: consensus.clone(),
             peers: peers.clone(),
@@ -310,6 +322,7 @@ impl RaftStore {
                 certificate: ca.certificate().to_vec(),
                 key: ca.key().to_vec(),
             },
+            level: self.inner.consensus.levels.own,
         });
         let founded = self
             .inner
@@ -357,6 +370,7 @@ pub(crate) struct Disk {
     log: LogStore,
     snapshots: Arc<Snapshots>,
     state: State,
+    level: Level,
 }
 
 impl Disk {
@@ -391,7 +405,18 @@ impl Disk {
             log,
             snapshots: Arc::new(snapshots),
             state: state.unwrap_or_default(),
+            level: Level::LATEST,
         })
+    }
+
+    /// Makes the node one that knows no later commands than these.
+    pub(crate) fn limit(&mut self, known: Level) -> Result<(), OpenError> {
+        let agreed = self.state.cluster.level;
+        if agreed > known {
+            return Err(OpenError::Outdated { agreed, known });
+        }
+        self.level = known;
+        Ok(())
     }
 
     /// Snapshot and log must meet.

@@ -7,11 +7,8 @@ use prost::Message;
 
 use crate::cluster::ClusterCommand;
 use crate::codec::DecodeError;
+use crate::level::Level;
 use crate::typ::Proposal;
-
-/// The newest format this version writes and reads. It is raised by a change that an older node
-/// could not apply faithfully; such a node stops instead.
-pub(crate) const FORMAT: u32 = 1;
 
 /// What an entry asks of the state machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,21 +20,33 @@ pub(crate) enum Request {
 impl Proposal {
     /// Commands come encoded, because their size was asked for when they were accepted.
     pub(crate) fn of_commands(commands: Vec<log::Command>) -> Self {
-        Self::of(log::proposal::Body::Commands(log::CommandBatch {
-            commands,
-        }))
+        let body = log::proposal::Body::Commands(log::CommandBatch { commands });
+        Self::of(Level::FIRST, body)
     }
 
     pub(crate) fn of_cluster(command: &ClusterCommand) -> Self {
-        Self::of(log::proposal::Body::Cluster(command.into()))
+        let body = log::proposal::Body::Cluster(command.into());
+        Self::of(command.change.level(), body)
     }
 
-    fn of(body: log::proposal::Body) -> Self {
+    fn of(level: Level, body: log::proposal::Body) -> Self {
         let proposal = log::Proposal {
-            format: FORMAT,
+            format: level.number(),
             body: Some(body),
         };
         Self(proposal.encode_to_vec().into())
+    }
+
+    /// What a node has to know to apply it. Not much of it is read for that.
+    pub(crate) fn level(&self) -> Result<Level, DecodeError> {
+        /// The first field of a [`log::Proposal`].
+        #[derive(Clone, PartialEq, Message)]
+        struct Beginning {
+            #[prost(uint32, tag = "1")]
+            format: u32,
+        }
+        let beginning = Beginning::decode(self.0.clone()).map_err(malformed)?;
+        Ok(Level::of_message(beginning.format))
     }
 
     pub(crate) fn decode(&self) -> Result<Request, DecodeError> {
@@ -45,18 +54,26 @@ impl Proposal {
     }
 }
 
-fn decode(bytes: Bytes) -> Result<Request, DecodeError> {
-    let malformed = |source| DecodeError::Malformed {
+fn malformed(source: prost::DecodeError) -> DecodeError {
+    DecodeError::Malformed {
         what: "proposal",
         source,
-    };
-    let proposal = log::Proposal::decode(bytes).map_err(malformed)?;
-    if proposal.format > FORMAT {
-        return Err(DecodeError::Newer {
-            found: proposal.format,
-            known: FORMAT,
-        });
     }
+}
+
+/// Refuses what needs more than is known: a node that went on without it would not be like the
+/// others.
+pub(crate) fn check(found: Level, known: Level) -> Result<(), DecodeError> {
+    if found <= known {
+        Ok(())
+    } else {
+        Err(DecodeError::Newer { found, known })
+    }
+}
+
+fn decode(bytes: Bytes) -> Result<Request, DecodeError> {
+    let proposal = log::Proposal::decode(bytes).map_err(malformed)?;
+    check(Level::of_message(proposal.format), Level::LATEST)?;
     let missing = DecodeError::Missing {
         what: "the body of a proposal",
     };
@@ -93,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn a_proposal_of_a_later_format_is_refused() {
+    fn a_proposal_of_a_later_level_is_refused() {
         let body = log::proposal::Body::Commands(log::CommandBatch::default());
         let later = log::Proposal {
-            format: FORMAT + 1,
+            format: Level::LATEST.number() + 1,
             body: Some(body),
         };
         let error = Proposal(later.encode_to_vec().into()).decode().unwrap_err();

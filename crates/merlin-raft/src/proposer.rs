@@ -276,6 +276,9 @@ async fn append(
 pub(crate) fn same(error: &ProposeError, times: usize) -> Vec<Decision> {
     let copy = || match error {
         ProposeError::Unavailable { reason } => unavailable(reason),
+        ProposeError::Outdated { reason } => ProposeError::Outdated {
+            reason: reason.clone(),
+        },
         other => unknown(other.to_string()),
     };
     (0..times).map(|_| Err(copy())).collect()

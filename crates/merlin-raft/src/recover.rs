@@ -224,7 +224,7 @@ impl Remains {
             to: backup.clone(),
             source,
         })?;
-        self.dir.remove_certificate()?;
+        self.dir.forget_old_node()?;
         let snapshots =
             Snapshots::open(self.dir.snapshots()).map_err(|error| failed(error.into()))?;
         snapshots

@@ -14,6 +14,7 @@ use crate::identity::{
     ClientRecord, EnrollmentAnswer, EnrollmentCommand, Member, Redemption, Registrar,
     RegistrarError, Role, Secret, SigningRequest, Token, TokenId, TokenRecord, Welcome,
 };
+use crate::level::Level;
 use crate::peers::Peers;
 use crate::peers::route::Me;
 use crate::proposer::{now, unavailable, unknown};
@@ -124,6 +125,9 @@ impl Registry {
         by: Actor,
         deadline: Instant,
     ) -> Result<ClusterAnswer, ProposeError> {
+        // The leader looks again; but one of an earlier version would not understand the question.
+        let allowed = timeout_at(deadline, self.consensus.allow(change.level())).await;
+        allowed.map_err(|_| unavailable("the members did not answer in time"))??;
         let late = |_| unavailable("the leadership is being handed over");
         drop(
             timeout_at(deadline, self.consensus.pass())
@@ -269,6 +273,10 @@ impl Registry {
 }
 
 impl Registrar for Registry {
+    fn level(&self) -> Level {
+        self.consensus.levels.agreed()
+    }
+
     async fn redeem(&self, redemption: Redemption) -> Result<Welcome, RegistrarError> {
         let redeemed = timeout(REDEEM, Self::redeem(self, redemption)).await;
         let late = |_| RegistrarError::Unavailable {

@@ -111,6 +111,7 @@ mod tests {
             advertise: "127.0.0.1:4284".into(),
             peer_addr: ([127, 0, 0, 1], 0).into(),
             timers: TIMERS,
+            level: crate::Level::LATEST,
         }
     }
 

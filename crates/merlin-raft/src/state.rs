@@ -28,7 +28,8 @@ use tokio::sync::watch;
 use crate::audit;
 use crate::cluster::{ClusterAnswer, ClusterCommand, ClusterState};
 use crate::codec::{self, DecodeError};
-use crate::proposal::Request;
+use crate::level::Level;
+use crate::proposal::{self, Request};
 use crate::snapshot::Snapshots;
 use crate::typ::{
     Entry, EntryPayload, LogId, Outcome, Snapshot, SnapshotData, SnapshotMeta, StorageError,
@@ -117,6 +118,8 @@ impl State {
     ) -> Result<Self, DecodeError> {
         let missing = |what| DecodeError::Missing { what };
         let cluster = message.cluster.ok_or(missing("the cluster"))?;
+        // Before anything is read: all of it may mean something else.
+        proposal::check(Level::of_message(cluster.level), Level::LATEST)?;
         let catalog = message.catalog.ok_or(missing("the catalog"))?;
         let membership = message.membership.ok_or(missing("the membership"))?;
         let membership_at = message.membership_at.as_ref();
@@ -177,11 +180,13 @@ pub(crate) struct StateMachine {
     whole: Whole,
     snapshots: Arc<Snapshots>,
     publisher: Arc<Publisher>,
+    /// What this node knows; an entry that needs more is never taken for something else.
+    level: Level,
 }
 
 impl StateMachine {
     /// Begins with the newest usable snapshot's state, which is published at once.
-    pub(crate) fn new(state: State, snapshots: Arc<Snapshots>) -> (Self, Views) {
+    pub(crate) fn new(state: State, snapshots: Arc<Snapshots>, level: Level) -> (Self, Views) {
         let (catalog, catalog_view) = watch::channel(Arc::new(state.catalog.clone()));
         let ring = EventRing::starting_at(state.catalog.revision());
         let (events, events_view) = watch::channel(ring);
@@ -209,6 +214,7 @@ impl StateMachine {
             whole,
             snapshots,
             publisher,
+            level,
         };
         (machine, views)
     }
@@ -285,7 +291,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut state = self.whole.lock();
         for entry in entries {
             let id = entry.log_id;
-            let outcome = state.apply(entry, &mut changes);
+            let known = known(&entry, self.level);
+            let outcome = known.and_then(|()| state.apply(entry, &mut changes));
             outcomes.push(outcome.map_err(|error| StorageIOError::apply(id, &error))?);
         }
         self.publisher.step(&state, changes);
@@ -313,6 +320,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let state = blocking(install)
             .await
             .map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), &error))?;
+        if let Err(error) = proposal::check(state.cluster.level, self.level) {
+            return Err(StorageIOError::read_snapshot(Some(meta.signature()), &error).into());
+        }
         let mut whole = self.whole.lock();
         *whole = state;
         self.publisher.jump(&whole);
@@ -347,6 +357,14 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         blocking(move || snapshots.write(&state))
             .await
             .map_err(|error| StorageIOError::write_snapshot(None, &error).into())
+    }
+}
+
+/// Whether a node of this level can apply an entry.
+fn known(entry: &Entry, level: Level) -> Result<(), DecodeError> {
+    match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal::check(proposal.level()?, level),
+        EntryPayload::Blank | EntryPayload::Membership(_) => Ok(()),
     }
 }
 

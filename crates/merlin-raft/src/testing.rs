@@ -26,6 +26,7 @@ use crate::identity::{
     ClusterId, EnrollmentAnswer, EnrollmentCommand, KeyFingerprint, PeerConnection, PeerName,
     Redemption, Role, SecretHash, TokenId, TokenRecord,
 };
+use crate::level::Level;
 use crate::open::Disk;
 use crate::peers::Dial;
 use crate::store::RaftStore;
@@ -227,15 +228,23 @@ pub(crate) struct TestCluster {
     pub(crate) network: Network,
     nodes: BTreeMap<NodeId, RaftStore>,
     disks: tempfile::TempDir,
+    /// What nodes know that are started.
+    pub(crate) level: Level,
 }
 
 impl TestCluster {
     /// A cluster of so many voters, numbered from 1.
     pub(crate) async fn of(size: u64) -> Self {
+        Self::of_level(size, Level::LATEST).await
+    }
+
+    /// One whose nodes know no later commands than these.
+    pub(crate) async fn of_level(size: u64, level: Level) -> Self {
         let mut cluster = Self {
             network: Network::default(),
             nodes: BTreeMap::new(),
             disks: tempfile::tempdir().unwrap(),
+            level,
         };
         for node in 1..=size {
             cluster.add(node, Role::Voter).await;
@@ -321,7 +330,8 @@ impl TestCluster {
 
     /// Starts a node that is down.
     pub(crate) async fn start(&mut self, id: NodeId) {
-        let disk = Disk::open(self.disk(id)).await.unwrap();
+        let mut disk = Disk::open(self.disk(id)).await.unwrap();
+        disk.limit(self.level).unwrap();
         let node = disk.node;
         let dial = self.network.dial(id);
         let this = MerlinNode {

@@ -146,6 +146,11 @@ pub(crate) struct Settings {
     #[arg(long, env = "MERLIN_PROMOTE_AFTER", value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "deserialize_duration")]
     pub(crate) promote_after: Option<Duration>,
+    /// Take part as a version that knows commands up to this level would
+    ///
+    /// Keeps the way back to that version open while others are tried.
+    #[arg(long, env = "MERLIN_COMMAND_LEVEL", value_name = "N", hide = true)]
+    pub(crate) command_level: Option<u32>,
     /// Form of the log on standard error [default: text]
     #[arg(long, env = "MERLIN_LOG_FORMAT", value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,

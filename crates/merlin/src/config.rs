@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
+use merlin_raft::Level;
+
 use crate::cli::{DataplaneKind, Foreign, LogFormat, RunArgs, Settings, StoreBackend};
 
 /// Everything the daemon needs to know, complete and checked.
@@ -28,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) join_token_file: Option<PathBuf>,
     pub(crate) election_timeout: Duration,
     pub(crate) promote_after: Duration,
+    pub(crate) command_level: Level,
     pub(crate) log_format: LogFormat,
     pub(crate) metrics_per_server: bool,
     pub(crate) debug: bool,
@@ -79,6 +82,13 @@ impl Config {
         let any = Ipv4Addr::UNSPECIFIED;
         let api_addr = addr(given.api_addr, given.port, local, Self::API_PORT);
         // A dead leader is replaced within three times this, and a disk may stall for as long.
+        let command_level = match given.command_level {
+            None => Level::LATEST,
+            Some(level) => Level::new(level).with_context(|| {
+                let (first, latest) = (Level::FIRST, Level::LATEST);
+                format!("--command-level: this version knows {first} to {latest}, not {level}")
+            })?,
+        };
         let election_timeout = given.election_timeout.unwrap_or(Duration::from_millis(450));
         ensure!(
             (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&election_timeout),
@@ -114,6 +124,7 @@ impl Config {
             join_token_file: given.join_token_file,
             election_timeout,
             promote_after: given.promote_after.unwrap_or(Duration::from_secs(10)),
+            command_level,
             log_format: given.log_format.unwrap_or(LogFormat::Text),
             metrics_per_server: given.metrics_per_server.unwrap_or(false),
             debug: given.debug.unwrap_or(false),
@@ -165,6 +176,7 @@ impl Settings {
             join_token_file,
             election_timeout,
             promote_after,
+            command_level,
             log_format,
             metrics_per_server,
             debug,

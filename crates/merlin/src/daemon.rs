@@ -226,6 +226,7 @@ fn raft_config(config: &Config) -> merlin_raft::Config {
             election_max: config.election_timeout * 2,
             promote_after: config.promote_after,
         },
+        level: config.command_level,
     }
 }
 

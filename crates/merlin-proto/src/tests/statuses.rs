@@ -88,6 +88,12 @@ fn refusals_and_failures_have_their_own_codes_and_words() {
             "the store is not available: no leader",
         ),
         (
+            Box::new(ProposeError::Outdated { reason: reason() }),
+            Code::FailedPrecondition,
+            Meaning::Rejected,
+            "no leader",
+        ),
+        (
             Box::new(ProposeError::Unknown { reason: reason() }),
             Code::Unknown,
             Meaning::Unknown,

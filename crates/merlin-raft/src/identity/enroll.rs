@@ -28,6 +28,7 @@ use super::node::{IdentityError, NodeIdentity};
 use super::pin::{self, PinError};
 use super::tls::{connect, endpoint};
 use super::token::Token;
+use crate::level::{Level, VERSION};
 
 /// For one member's answer, which includes a commit by the cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -44,6 +45,8 @@ pub struct Applicant {
     pub name: String,
     /// Where the other nodes reach it.
     pub advertise: SocketAddr,
+    /// The commands that it can apply.
+    pub level: Level,
 }
 
 /// The cluster let the node in.
@@ -184,6 +187,8 @@ fn request(token: &Token, applicant: &Applicant) -> Result<EnrollRequest, Enroll
         node_name: applicant.name.clone(),
         advertise_addr: applicant.advertise.to_string(),
         protocol: PROTOCOL,
+        level: applicant.level.number(),
+        version: VERSION.to_owned(),
     })
 }
 

@@ -19,6 +19,7 @@ use super::digest::SecretHash;
 use super::key::SigningRequest;
 use super::name::{ClusterId, PeerName};
 use super::token::TokenId;
+use crate::level::{Level, VERSION};
 use crate::typ::NodeId;
 
 /// The version of the joining protocol, which both ends have to share.
@@ -32,6 +33,11 @@ const MAX_NAME_LEN: usize = 64;
 
 /// The replicated log, as enrolling needs it.
 pub trait Registrar: Send + Sync + 'static {
+    /// What commands a new node has to know.
+    fn level(&self) -> Level {
+        Level::FIRST
+    }
+
     /// Commits a redemption and gives what the new node has to know.
     ///
     /// Counting the token's use and handing out the node id must be one command
@@ -92,6 +98,7 @@ impl<R: Registrar> Enrollment<R> {
     }
 
     async fn answer(&self, request: EnrollRequest) -> Result<EnrollResponse, Status> {
+        check_level(&request, self.registrar.level())?;
         let (redemption, csr) = parse(request)?;
         let (name, token) = (redemption.name.clone(), redemption.token);
         let welcome = self.registrar.redeem(redemption).await.map_err(refusal)?;
@@ -135,6 +142,22 @@ impl<R> fmt::Debug for Enrollment<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Enrollment").finish_non_exhaustive()
     }
+}
+
+/// Before the token is looked at, so that it can be used again with another version.
+fn check_level(request: &EnrollRequest, agreed: Level) -> Result<(), Status> {
+    let level = Level::of_message(request.level);
+    if level >= agreed {
+        return Ok(());
+    }
+    let version = match request.version.as_str() {
+        "" => "an earlier version",
+        version => version,
+    };
+    Err(Status::failed_precondition(format!(
+        "this cluster uses commands of level {agreed}, merlin on the new node ({version}) knows \
+         level {level}: install merlin {VERSION} on it"
+    )))
 }
 
 fn parse(request: EnrollRequest) -> Result<(Redemption, SigningRequest), Status> {

@@ -47,6 +47,7 @@ impl Node {
             advertise: self.addr.to_string(),
             peer_addr: self.addr,
             timers: TIMERS,
+            level: Level::LATEST,
         };
         self.store = Some(RaftStore::open(config).await?);
         Ok(())
@@ -77,6 +78,7 @@ impl Node {
 
     fn joining(&self, token: &Token) -> Join {
         Join {
+            level: Level::LATEST,
             data_dir: self.dir.path().join("data"),
             token: token.clone(),
             name: "node".into(),
@@ -245,6 +247,7 @@ async fn an_interrupted_join_goes_on_as_the_same_node() {
     // The cluster let the node in, and the node never heard of it.
     let place = Place::open(two.dir.path().join("data")).await.unwrap();
     let applicant = Applicant {
+        level: Level::LATEST,
         key: place.joining_key().await.unwrap(),
         name: "node".into(),
         advertise: two.addr,

@@ -19,7 +19,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let dir = tempfile::tempdir().unwrap();
         let store = LogStore::open(&dir.path().join("log")).unwrap();
         let snapshots = Snapshots::open(dir.path().join("snapshots")).unwrap();
-        let (machine, _) = StateMachine::new(State::default(), Arc::new(snapshots));
+        let (machine, _) =
+            StateMachine::new(State::default(), Arc::new(snapshots), crate::Level::LATEST);
         Ok((dir, store, machine))
     }
 }

@@ -269,7 +269,7 @@ impl Members {
         let asked = others.into_iter().map(async |id| {
             let target = self.target(id).ok()?;
             let answer = timeout(patience, self.peers.hello(&target, patience)).await;
-            answer.ok()?.ok().map(|()| id)
+            answer.ok()?.ok().map(|_| id)
         });
         let answered = join_all(asked).await.into_iter().flatten();
         answered.chain([me]).collect()
@@ -318,9 +318,9 @@ impl From<ProposeError> for ChangeError {
         match error {
             ProposeError::Unavailable { reason } => Self::Unavailable(reason),
             ProposeError::Unknown { reason } => Self::Unknown(reason),
-            error @ (ProposeError::Rejected(_) | ProposeError::TooLarge { .. }) => {
-                Self::Refused(error.to_string())
-            }
+            error @ (ProposeError::Rejected(_)
+            | ProposeError::TooLarge { .. }
+            | ProposeError::Outdated { .. }) => Self::Refused(error.to_string()),
         }
     }
 }

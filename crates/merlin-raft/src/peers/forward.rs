@@ -55,6 +55,7 @@ impl Peers {
                 .map_err(|error| unknown(format!("{leader} answered strangely: {error}"))),
             Some(Message::Unavailable(reason)) => Err(unavailable(reason)),
             Some(Message::Unknown(reason)) => Err(unknown(reason)),
+            Some(Message::Outdated(reason)) => Err(ProposeError::Outdated { reason }),
             Some(Message::Answer(_)) | None => Err(unknown(format!("{leader} did not answer"))),
         }
     }
@@ -70,7 +71,7 @@ impl Peers {
         let request = peer::ProposeRequest {
             timeout_ms: u64::try_from(patience).unwrap_or(u64::MAX),
             proposal: Some(log::Proposal {
-                format: crate::proposal::FORMAT,
+                format: crate::level::Level::FIRST.number(),
                 body: Some(body),
             }),
         };
@@ -90,6 +91,7 @@ fn decision_from_proto(message: peer::Decision) -> Decision {
         },
         Some(Message::Unavailable(reason)) => Err(unavailable(reason)),
         Some(Message::Unknown(reason)) => Err(unknown(reason)),
+        Some(Message::Outdated(reason)) => Err(ProposeError::Outdated { reason }),
         Some(Message::Cluster(_)) | None => Err(unknown("the leader did not answer")),
     }
 }

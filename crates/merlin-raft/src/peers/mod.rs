@@ -29,6 +29,7 @@ use openraft::raft::{SnapshotResponse, VoteRequest, VoteResponse};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Request, Response, Status};
 
+use crate::level::{Greeting, Level};
 use crate::peers::contact::Contacts;
 use crate::peers::route::Me;
 use crate::peers::wire::{AppendAnswer, AppendRequest, Wire};
@@ -147,10 +148,22 @@ impl Peers {
     }
 
     /// Whether the node is there and is the one that is meant.
-    pub(crate) async fn hello(&self, target: &Target, timeout: Duration) -> Result<(), CallError> {
+    pub(crate) async fn hello(
+        &self,
+        target: &Target,
+        timeout: Duration,
+    ) -> Result<Greeting, CallError> {
         let method: Method = |client, request| Box::pin(client.hello(request));
-        self.call(Lane::Consensus, target, method, &(), timeout)
-            .await
+        let greeting = self.call(Lane::Consensus, target, method, &(), timeout);
+        let peer::Greeting { level, version } = greeting.await?;
+        Ok(Greeting {
+            level: Level::of_message(level),
+            version,
+        })
+    }
+
+    pub(crate) fn this_node(&self) -> NodeId {
+        self.inner.me.node
     }
 
     pub(crate) async fn append(

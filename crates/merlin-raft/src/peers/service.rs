@@ -22,6 +22,7 @@ use crate::consensus::{Consensus, Leadership};
 use crate::handover;
 use crate::identity::{PeerName, verify_peer};
 use crate::keeper::Troubles;
+use crate::level::VERSION;
 use crate::members::{self, Members};
 use crate::peers::route::Me;
 use crate::peers::wire::{AppendRequest, Wire};
@@ -178,7 +179,11 @@ fn stopped(error: &dyn std::error::Error) -> Status {
 impl peer::peer_server::Peer for PeerService {
     async fn hello(&self, request: Request<peer::Envelope>) -> Reply {
         let (from, ()) = self.open(request)?;
-        self.reply(from, &())
+        let greeting = peer::Greeting {
+            level: self.consensus.levels.own.number(),
+            version: VERSION.to_owned(),
+        };
+        self.reply(from, &greeting)
     }
 
     async fn append_entries(&self, request: Request<peer::Envelope>) -> Reply {
@@ -310,6 +315,7 @@ fn error_to_proto(error: ProposeError) -> Message {
     match error {
         ProposeError::Unavailable { reason } => Message::Unavailable(reason),
         ProposeError::Unknown { reason } => Message::Unknown(reason),
+        ProposeError::Outdated { reason } => Message::Outdated(reason),
         // Checked where the command was accepted first.
         error @ (ProposeError::TooLarge { .. } | ProposeError::Rejected(_)) => {
             Message::Unavailable(error.to_string())

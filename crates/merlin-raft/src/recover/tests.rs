@@ -14,6 +14,7 @@ async fn open(path: &Path) -> Result<RaftStore, OpenError> {
         advertise: "127.0.0.1:4284".into(),
         peer_addr: ([127, 0, 0, 1], 0).into(),
         timers: TIMERS,
+        level: crate::Level::LATEST,
     })
     .await
 }

@@ -12,7 +12,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Guard> for OnDisk {
         let dir = tempfile::tempdir().unwrap();
         let log = LogStore::open(&dir.path().join("log")).unwrap();
         let snapshots = Snapshots::open(dir.path().join("snapshots")).unwrap();
-        let (machine, _views) = StateMachine::new(State::default(), Arc::new(snapshots));
+        let (machine, _views) =
+            StateMachine::new(State::default(), Arc::new(snapshots), Level::LATEST);
         let guard = Guard {
             log: log.clone(),
             _dir: dir,

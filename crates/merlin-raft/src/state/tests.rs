@@ -57,6 +57,7 @@ fn founding() -> ClusterCommand {
                 certificate: b"certificate".to_vec(),
                 key: b"key".to_vec(),
             },
+            level: Level::LATEST,
         }),
     }
 }
@@ -205,7 +206,7 @@ fn an_entry_that_is_not_understood_stops_the_node() {
 fn machine() -> (tempfile::TempDir, StateMachine, Views) {
     let dir = tempfile::tempdir().unwrap();
     let snapshots = Snapshots::open(dir.path().to_owned()).unwrap();
-    let (machine, views) = StateMachine::new(State::default(), Arc::new(snapshots));
+    let (machine, views) = StateMachine::new(State::default(), Arc::new(snapshots), Level::LATEST);
     (dir, machine, views)
 }
 

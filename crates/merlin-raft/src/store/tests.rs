@@ -5,6 +5,7 @@ use merlin_model::{Rejection, Revision};
 
 use super::*;
 use crate::config::{Config, Timers};
+use crate::level::Level;
 use crate::open::Disk;
 use crate::state::tests::create;
 use crate::typ::MerlinNode;
@@ -23,6 +24,7 @@ fn config(dir: &Path) -> Config {
             election_max: Duration::from_millis(120),
             ..Timers::default()
         },
+        level: Level::LATEST,
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) async fn join(
         name: config.node_name.clone(),
         advertise: config.advertise_addr,
         discard_local_state,
+        level: config.command_level,
     });
     Ok(match joined.await? {
         Joined::Already(name) => format!(

@@ -23,6 +23,9 @@ pub(super) struct PlaceArgs {
     /// How other nodes reach this one, when that is not --peer-addr
     #[arg(long, env = "MERLIN_ADVERTISE_ADDR", value_name = "IP:PORT")]
     advertise_addr: Option<SocketAddr>,
+    /// Take part as a version that knows commands up to this level would
+    #[arg(long, env = "MERLIN_COMMAND_LEVEL", value_name = "N", hide = true)]
+    command_level: Option<u32>,
 }
 
 impl PlaceArgs {
@@ -32,6 +35,7 @@ impl PlaceArgs {
             node_name: self.node_name.clone(),
             peer_addr: self.peer_addr,
             advertise_addr: self.advertise_addr,
+            command_level: self.command_level,
             ..Settings::default()
         };
         Config::load(&RunArgs {

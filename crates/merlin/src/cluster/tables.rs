@@ -38,6 +38,16 @@ pub(super) fn status(cluster: &DescribeResponse) -> String {
         &format_args!("{quorum} of {voters} voters, tolerates {tolerated} failure(s)"),
     );
     line("Writes", &writes);
+    if cluster.level < cluster.known_level {
+        let (level, known) = (cluster.level, cluster.known_level);
+        let behind = match cluster.behind.as_slice() {
+            [] => "about to rise".to_owned(),
+            behind => format!("upgrade {}", behind.join(", ")),
+        };
+        line("Level", &format_args!("{level} of {known}: {behind}"));
+    } else {
+        line("Level", &cluster.level);
+    }
     text.push('\n');
     text + &members(cluster)
 }
@@ -197,6 +207,8 @@ mod tests {
             leader: 1,
             term: 4,
             revision: 17,
+            level: 2,
+            known_level: 2,
             members: vec![
                 member(1, "lb-one", "leader"),
                 member(2, "lb2", "follower"),
@@ -215,6 +227,7 @@ Term      4
 Revision  17
 Quorum    2 of 2 voters, tolerates 0 failure(s)
 Writes    yes
+Level     2
 
 ID  NAME    ADDRESS        ROLE      LAG
 1   lb-one  10.0.0.1:4284  leader    0    this node
@@ -234,5 +247,17 @@ ID  NAME    ADDRESS        ROLE      LAG
         let text = status(&lost);
         assert!(text.contains("Leader    none\n"), "{text}");
         assert!(text.contains("Writes    no: no leader\n"), "{text}");
+    }
+
+    #[test]
+    fn status_says_which_nodes_are_left_to_upgrade() {
+        let upgrading = DescribeResponse {
+            level: 1,
+            behind: vec!["node 2 (lb2)".into(), "node 3 (lb3)".into()],
+            ..described()
+        };
+        let text = status(&upgrading);
+        let line = "Level     1 of 2: upgrade node 2 (lb2), node 3 (lb3)\n";
+        assert!(text.contains(line), "{text}");
     }
 }

@@ -8,3 +8,4 @@ mod snapshots;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "every test uses some of it")]
 mod support;
+mod upgrade;

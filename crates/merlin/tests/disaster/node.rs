@@ -10,14 +10,17 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use merlin_proto::types::merlin_client::MerlinClient;
+use merlin_proto::v1::cluster_client::ClusterClient;
 use merlin_proto::v1::node_client::NodeClient;
 use merlin_proto::v1::{LiveRequest, LiveService};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
-use tonic::transport::Channel;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::support::{SOON, eventually, server, service};
 
@@ -64,7 +67,21 @@ impl Hosts {
 
     /// Running nodes of one cluster, all voters.
     pub(crate) fn cluster<const N: usize>(&self, names: [&str; N]) -> [Node; N] {
-        let mut nodes = names.map(|name| self.host(name));
+        self.cluster_with(names, &[])
+    }
+
+    /// The same with more environment for each of them.
+    pub(crate) fn cluster_with<const N: usize>(
+        &self,
+        names: [&str; N],
+        env: &[(&str, &str)],
+    ) -> [Node; N] {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let mut nodes = names.map(|name| {
+            let mut node = self.host(name);
+            node.env = env.iter().map(owned).collect();
+            node
+        });
         let (first, others) = nodes.split_first_mut().unwrap();
         first.start();
         for (joined, node) in others.iter_mut().enumerate() {
@@ -100,6 +117,7 @@ impl Node {
             .env("MERLIN_RUN_DIR", self.dir.join("run"))
             .env("MERLIN_NODE_NAME", &self.name)
             .env("MERLIN_DATAPLANE", "memory")
+            .env("MERLIN_PROMOTE_AFTER", "100ms")
             .env("MERLIN_API_ADDR", addr(4282))
             .env("MERLIN_HEALTH_ADDR", addr(4283))
             .env("MERLIN_PEER_ADDR", addr(4284))
@@ -244,6 +262,17 @@ impl Node {
 
     pub(crate) async fn client(&self) -> MerlinClient<Channel> {
         MerlinClient::connect(self.url()).await.unwrap()
+    }
+
+    /// As root of this host.
+    pub(crate) async fn cluster_client(&self) -> ClusterClient<Channel> {
+        let path = self.dir.join("run/merlin.sock");
+        let connector = tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://localhost");
+        ClusterClient::new(endpoint.connect_with_connector(connector).await.unwrap())
     }
 
     pub(crate) async fn node_client(&self) -> NodeClient<Channel> {

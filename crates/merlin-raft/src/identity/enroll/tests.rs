@@ -133,6 +133,7 @@ async fn member() -> (Cluster, Office, Token) {
 
 fn applicant() -> Applicant {
     Applicant {
+        level: Level::LATEST,
         key: NodeKey::generate().unwrap(),
         name: "n2".into(),
         advertise: "192.0.2.2:4284".parse().unwrap(),

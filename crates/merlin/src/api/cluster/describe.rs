@@ -3,7 +3,7 @@
 use merlin_proto::v1::{ClusterMember, DescribeResponse};
 use merlin_raft::{Member, RaftStore, Role};
 
-pub(super) fn describe(raft: &RaftStore) -> DescribeResponse {
+pub(super) async fn describe(raft: &RaftStore) -> DescribeResponse {
     let status = raft.status();
     let member = |member: Member| ClusterMember {
         id: member.id,
@@ -13,6 +13,7 @@ pub(super) fn describe(raft: &RaftStore) -> DescribeResponse {
         voter: member.role != Role::Learner,
         lag: member.lag,
     };
+    let levels = raft.levels().await;
     DescribeResponse {
         cluster_id: status.cluster.to_string(),
         incarnation: status.incarnation,
@@ -22,5 +23,8 @@ pub(super) fn describe(raft: &RaftStore) -> DescribeResponse {
         revision: raft.catalog().borrow().revision().0,
         unavailable: status.unavailable.unwrap_or_default(),
         members: status.members.into_iter().map(member).collect(),
+        level: levels.agreed.number(),
+        known_level: levels.known.number(),
+        behind: levels.behind,
     }
 }

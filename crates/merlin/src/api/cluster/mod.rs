@@ -51,7 +51,7 @@ impl Cluster for ClusterApi {
         &self,
         _: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        Ok(Response::new(describe::describe(self.raft()?)))
+        Ok(Response::new(describe::describe(self.raft()?).await))
     }
 
     async fn create_token(
