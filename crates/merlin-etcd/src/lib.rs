@@ -4,10 +4,12 @@
 //! * [`replica`]: what a node knows of the records, and the catalog they amount to.
 //! * [`decide`]: from a command to one guarded transaction.
 //! * [`guard`]: holds back a catalog that would take away too much at once.
+//! * `v3` and `v2`: the drivers of etcd's two APIs.
 //! * [`keep`]: the last catalog, on this node's disk.
 
 mod config;
 pub mod decide;
+mod find;
 pub mod guard;
 pub mod keep;
 pub mod layout;
@@ -16,6 +18,7 @@ pub mod records;
 pub mod replica;
 mod status;
 mod store;
+mod v2;
 mod v3;
 
 pub use config::{Config, Tls, User};

@@ -216,6 +216,39 @@ impl Replica {
         Some(&problem.reason)
     }
 
+    /// When a record was last changed: the service's own, or that of a server by its name.
+    pub(crate) fn changed(&self, id: &ServiceId, server: Option<&str>) -> Option<Revision> {
+        Some(self.stored(id, server)?.changed)
+    }
+
+    /// What a record holds.
+    pub(crate) fn value(&self, id: &ServiceId, server: Option<&str>) -> Option<&Bytes> {
+        Some(&self.stored(id, server)?.value)
+    }
+
+    fn stored(&self, id: &ServiceId, server: Option<&str>) -> Option<&Stored> {
+        let holding = self.holdings.get(id)?;
+        match server {
+            None => Some(&holding.service.as_ref()?.stored),
+            Some(name) => Some(&holding.servers.get(name)?.stored),
+        }
+    }
+
+    /// The servers kept for a service, whether or not they suit it.
+    pub(crate) fn servers(&self, id: &ServiceId) -> impl Iterator<Item = &RealServer> {
+        let holding = self.holdings.get(id).into_iter();
+        let records = holding.flat_map(|holding| holding.servers.values());
+        records.filter_map(|record| record.object.as_deref())
+    }
+
+    /// Other services that want the key of this one.
+    pub(crate) fn rivals(&self, id: &ServiceId) -> impl Iterator<Item = &ServiceId> {
+        let claim = self.service_record(id).and_then(Record::claim);
+        let claims = claim.and_then(|(key, _)| self.claims.get(&key));
+        let claimants = claims.into_iter().flatten().map(|(_, claimant)| claimant);
+        claimants.filter(move |claimant| *claimant != id)
+    }
+
     /// Whether any server is kept for the service, whatever it says.
     pub(crate) fn has_servers(&self, id: &ServiceId) -> bool {
         let holding = self.holdings.get(id);

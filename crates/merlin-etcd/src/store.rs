@@ -1,6 +1,6 @@
 //! The store of one node, as the daemon uses it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use merlin_model::store::{Consistency, ProposeError, ReadError};
@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::publish::{Publisher, Views};
 use crate::replica::Replica;
 use crate::status::{Backend, Status};
-use crate::v3;
+use crate::{find, v2, v3};
 
 /// Cheap to clone; every clone is the same store.
 #[derive(Clone, Debug)]
@@ -24,33 +24,39 @@ pub struct EtcdStore {
 #[derive(Debug)]
 struct Inner {
     views: Views,
-    driver: Arc<v3::Shared>,
+    driver: Arc<OnceLock<Driver>>,
     stop: CancellationToken,
     task: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+/// One of etcd's two APIs, once it is known which.
+#[derive(Debug)]
+enum Driver {
+    V3(Arc<v3::Shared>),
+    V2(Arc<v2::Shared>),
 }
 
 impl EtcdStore {
     /// Begins to follow etcd, whether it answers or not.
     pub fn open(config: Config) -> Self {
-        let backend = config.backend;
         let replica = Replica::new(config.layout.clone());
-        let status = Status::starting(backend);
+        let status = Status::starting(config.backend);
         let (publisher, views) = Publisher::new(replica, config.last_known.clone(), status);
-        let driver = v3::Shared::new(views.clone());
+        let driver = Arc::new(OnceLock::new());
         let stop = CancellationToken::new();
-        publisher.found(Backend::Etcd3);
-        let task = tokio::spawn(v3::run(
+        let following = follow(
             config,
             publisher,
+            views.clone(),
             Arc::clone(&driver),
             stop.clone(),
-        ));
+        );
         Self {
             inner: Arc::new(Inner {
                 views,
                 driver,
                 stop,
-                task: std::sync::Mutex::new(Some(task)),
+                task: std::sync::Mutex::new(Some(tokio::spawn(following))),
             }),
         }
     }
@@ -80,7 +86,13 @@ impl EtcdStore {
         command: Command,
         timeout: Duration,
     ) -> Result<Reply, ProposeError> {
-        self.inner.driver.propose(&command, timeout).await
+        match self.inner.driver.get() {
+            Some(Driver::V3(driver)) => driver.propose(&command, timeout).await,
+            Some(Driver::V2(driver)) => driver.propose(&command, timeout).await,
+            None => Err(ProposeError::Unavailable {
+                reason: self.not_found(),
+            }),
+        }
     }
 
     /// The catalog, as fresh as asked for.
@@ -90,9 +102,20 @@ impl EtcdStore {
         timeout: Duration,
     ) -> Result<Arc<Catalog>, ReadError> {
         match consistency {
-            Consistency::Linearizable => self.inner.driver.read(timeout).await,
             Consistency::Stale => Ok(Arc::clone(&self.inner.views.catalog.borrow())),
+            Consistency::Linearizable => match self.inner.driver.get() {
+                Some(Driver::V3(driver)) => driver.read(timeout).await,
+                Some(Driver::V2(driver)) => driver.read(timeout).await,
+                None => Err(ReadError::Unavailable {
+                    reason: self.not_found(),
+                }),
+            },
         }
+    }
+
+    fn not_found(&self) -> String {
+        let reason = self.inner.views.status.borrow().unavailable.clone();
+        reason.unwrap_or_else(|| "the records have not been found yet".to_owned())
     }
 
     /// Lets go of etcd. Harmless when repeated.
@@ -103,6 +126,33 @@ impl EtcdStore {
             && let Err(panic) = task.await
         {
             tracing::error!(%panic, "following the store ended in a panic");
+        }
+    }
+}
+
+/// Finds out which API to use if that was left open, and follows etcd with it until told to stop.
+async fn follow(
+    config: Config,
+    publisher: Publisher,
+    views: Views,
+    driver: Arc<OnceLock<Driver>>,
+    stop: CancellationToken,
+) {
+    let finding = stop.run_until_cancelled(find::backend(&config, &publisher));
+    let Some(backend) = finding.await else {
+        return;
+    };
+    publisher.found(backend);
+    match backend {
+        Backend::Etcd3 => {
+            let shared = v3::Shared::new(views);
+            driver.get_or_init(|| Driver::V3(Arc::clone(&shared)));
+            v3::run(config, publisher, shared, stop).await;
+        }
+        Backend::Etcd2 => {
+            let shared = v2::Shared::new(views);
+            driver.get_or_init(|| Driver::V2(Arc::clone(&shared)));
+            v2::run(config, publisher, shared, stop).await;
         }
     }
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{EventType, WatchResponse, WatchStream};
+use merlin_model::Revision;
 use rand::Rng;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,22 @@ pub(crate) async fn run(
     // Dropped wherever it is: the views are always in a good state.
     stop.run_until_cancelled(follower.run()).await;
     follower.shared.session.send_replace(None);
+}
+
+/// Whether there are any records. For finding out which of etcd's stores is in use.
+pub(crate) async fn holds_records(config: &Config) -> Result<bool, String> {
+    let mut reasons = Vec::new();
+    for endpoint in &config.endpoints {
+        let count = async {
+            let session = Session::connect(endpoint, config).await?;
+            session.newer(&config.layout, Revision::ZERO).await
+        };
+        match count.await {
+            Ok(newer) => return Ok(newer.count > 0),
+            Err(error) => reasons.push(format!("{endpoint}: {error}")),
+        }
+    }
+    Err(reasons.join("; "))
 }
 
 struct Follower {

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use merlin_model::Revision;
 use tokio::sync::{Notify, watch};
 
-pub(crate) use follow::run;
+pub(crate) use follow::{holds_records, run};
 
 use self::answers::Leases;
 use self::session::Session;

@@ -46,4 +46,4 @@ macro_rules! on {
     };
 }
 
-on!(raft, etcd3);
+on!(raft, etcd3, etcd2);

@@ -4,13 +4,13 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use merlin_etcd::EtcdStore;
+use merlin_etcd::{Backend, EtcdStore};
 use merlin_model::store::{Consistency, ProposeError, ReadError};
 use merlin_model::{Catalog, Command, EventRing, Reply};
 use merlin_raft::RaftStore;
 use tokio::sync::watch;
 
-use crate::support::{DEADLINE, Etcd, address};
+use crate::support::{DEADLINE, Etcd, Options, address};
 
 /// One node's store.
 #[derive(Clone, Debug)]
@@ -71,6 +71,7 @@ pub(crate) async fn raft() -> Fixture {
             heartbeat: Duration::from_millis(50),
             election_min: Duration::from_millis(200),
             election_max: Duration::from_millis(400),
+            promote_after: Duration::from_millis(100),
         },
     });
     let store = store.await.expect("a cluster of one");
@@ -83,10 +84,22 @@ pub(crate) async fn raft() -> Fixture {
 }
 
 pub(crate) async fn etcd3() -> Fixture {
-    let etcd = Etcd::start().await;
+    etcd(Backend::Etcd3).await
+}
+
+pub(crate) async fn etcd2() -> Fixture {
+    etcd(Backend::Etcd2).await
+}
+
+async fn etcd(backend: Backend) -> Fixture {
+    let options = Options {
+        v2: backend == Backend::Etcd2,
+        ..Options::default()
+    };
+    let etcd = Etcd::cluster(1, &options).await;
     let mut nodes = Vec::new();
     for _ in 0..NODES {
-        nodes.push(Store::Etcd(etcd.store().await));
+        nodes.push(Store::Etcd(etcd.store_on(backend).await));
     }
     Fixture {
         nodes,

@@ -158,7 +158,15 @@ impl Etcd {
 
     /// A store that is up.
     pub(crate) async fn store(&self) -> EtcdStore {
-        let store = EtcdStore::open(self.config());
+        self.store_on(Backend::Etcd3).await
+    }
+
+    /// A store that is up and uses this API.
+    pub(crate) async fn store_on(&self, backend: Backend) -> EtcdStore {
+        let store = EtcdStore::open(Config {
+            backend: Some(backend),
+            ..self.config()
+        });
         connected(&store).await;
         store
     }
