@@ -10,6 +10,7 @@ use crate::wire::Malformed;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
     Dump,
+    Keys,
     Read,
     Apply,
     Live,
@@ -24,6 +25,7 @@ impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Dump => "reading the IPVS table",
+            Self::Keys => "listing the services of the IPVS table",
             Self::Read => "reading services of the IPVS table",
             Self::Apply => "changing the IPVS table",
             Self::Live => "reading the counters of the IPVS table",

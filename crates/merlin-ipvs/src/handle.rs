@@ -78,6 +78,10 @@ impl Handle {
         self.call(Call::Dump, |table| table.dump()).await
     }
 
+    pub async fn keys(&self) -> Result<Vec<Key>, DataplaneError> {
+        self.call(Call::Keys, |table| table.keys()).await
+    }
+
     pub async fn read(&self, keys: Vec<Key>) -> Result<Table, DataplaneError> {
         self.call(Call::Read, move |table| table.read(&keys)).await
     }

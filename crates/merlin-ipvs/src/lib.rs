@@ -39,6 +39,9 @@ pub trait Dataplane: Send + 'static {
     /// The whole table.
     fn dump(&mut self) -> Result<Table, DataplaneError>;
 
+    /// The services there are.
+    fn keys(&mut self) -> Result<Vec<Key>, DataplaneError>;
+
     /// The named services with their destinations; those the table lacks are left out.
     fn read(&mut self, keys: &[Key]) -> Result<Table, DataplaneError>;
 

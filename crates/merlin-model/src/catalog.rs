@@ -14,6 +14,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
@@ -214,6 +215,16 @@ impl Catalog {
 
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<VirtualService>> {
         self.services.values()
+    }
+
+    /// Services in the order of their ids, from the first one after this.
+    pub fn services_after(
+        &self,
+        id: Option<&ServiceId>,
+    ) -> impl Iterator<Item = &Arc<VirtualService>> {
+        let from = id.map_or(Bound::Unbounded, Bound::Excluded);
+        let services = self.services.range::<_, ServiceId>((from, Bound::Unbounded));
+        services.map(|(_, service)| service)
     }
 
     pub fn service(&self, id: &ServiceId) -> Option<&Arc<VirtualService>> {

@@ -10,8 +10,11 @@
 //! refusal --> back-off, per service ----+--> those services alone
 //! data plane fails --> back-off --> whole table
 //! every period --> fingerprint --> as it was: nothing
-//!                              --> differs, or unknown, or 10th time: whole table
+//!                              --> differs, or unknown, or 10th time: sweep
 //! ```
+//!
+//! A sweep compares the whole table slice by slice, in turns with what changes meanwhile, so that a
+//! change waits for one slice and not for ten thousand services.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -28,6 +31,9 @@ use crate::desired::{self, Desired};
 /// trusted.
 const PERIODS_PER_WHOLE: u32 = 10;
 
+/// Services in one slice of a sweep: about a millisecond's work for a kernel.
+const SLICE: usize = 64;
+
 /// How soon to come back to what failed: twice as late every time, up to a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -40,6 +46,8 @@ pub struct Backoff {
 pub(crate) enum Scope {
     Whole,
     Services(BTreeSet<ServiceId>),
+    /// Part of a sweep.
+    Slice(BTreeSet<ServiceId>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +66,15 @@ pub(crate) struct View {
     health: HealthView,
     released: Vec<(ServiceKey, ServiceId)>,
     scope: Scope,
+}
+
+/// A comparison of the whole table under way.
+#[derive(Debug)]
+struct Sweep {
+    /// The last service compared so far.
+    done: Option<ServiceId>,
+    /// Of the table before the sweep, as long as nothing was found to change.
+    fingerprint: Option<Fingerprint>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +101,9 @@ pub(crate) struct Agenda {
     outage: Option<Retry>,
     next_check: Instant,
     checks_since_whole: u32,
+    sweep: Option<Sweep>,
+    /// Whether the last pass was for changes, so that it is the check's or the sweep's turn.
+    gave_way: bool,
     /// The table's fingerprint when it was last seen as it should be; `None` once we changed it.
     baseline: Option<Fingerprint>,
 }
@@ -110,6 +130,8 @@ impl Agenda {
             outage: None,
             next_check: now,
             checks_since_whole: 0,
+            sweep: None,
+            gave_way: false,
             baseline: None,
         }
     }
@@ -167,21 +189,34 @@ impl Agenda {
         if !self.started || self.retries.get(&None).is_some_and(is_due) {
             return Task::Pass(Scope::Whole);
         }
-        if self.next_check <= now {
-            return if self.checks_since_whole + 1 >= PERIODS_PER_WHOLE || self.baseline.is_none() {
-                Task::Pass(Scope::Whole)
-            } else {
-                Task::Check
-            };
-        }
         let retries = self.retries.iter().filter(|(_, retry)| is_due(retry));
         let retries = retries.filter_map(|(owner, _)| owner.clone());
         let due: BTreeSet<_> = self.dirty.iter().cloned().chain(retries).collect();
+        // Changes first, but not twice in a row.
+        let routine = self.routine(now);
+        if let Some(routine) = routine
+            && (due.is_empty() || self.gave_way)
+        {
+            return routine;
+        }
         if !due.is_empty() {
             return Task::Pass(Scope::Services(due));
         }
         let next_retry = self.retries.values().map(|retry| retry.due).min();
         Task::Wait(next_retry.map_or(self.next_check, |due| due.min(self.next_check)))
+    }
+
+    /// What is due without any news.
+    fn routine(&self, now: Instant) -> Option<Task> {
+        match &self.sweep {
+            Some(sweep) => Some(Task::Pass(Scope::Slice(self.slice_after(&sweep.done)))),
+            None => (self.next_check <= now).then_some(Task::Check),
+        }
+    }
+
+    fn slice_after(&self, done: &Option<ServiceId>) -> BTreeSet<ServiceId> {
+        let rest = self.catalog.services_after(done.as_ref());
+        rest.take(SLICE).map(|service| service.id.clone()).collect()
     }
 
     /// What a pass works from; cheap to take.
@@ -213,23 +248,45 @@ impl Agenda {
 
     /// Takes note of a fingerprint; true if the table has to be looked at.
     pub(crate) fn check(&mut self, fingerprint: Fingerprint, now: Instant) -> bool {
-        if self.baseline != Some(fingerprint) {
+        let whole = self.checks_since_whole + 1 >= PERIODS_PER_WHOLE;
+        if whole || self.baseline != Some(fingerprint) {
             return true;
         }
+        self.gave_way = false;
         self.checks_since_whole += 1;
         self.next_check = now + self.period;
         false
     }
 
+    /// Begins to compare the whole table, whose fingerprint was taken before.
+    pub(crate) fn sweep(&mut self, fingerprint: Option<Fingerprint>) {
+        self.sweep = Some(Sweep {
+            done: None,
+            fingerprint,
+        });
+    }
+
+    /// Keys in the table that no service has or had lately.
+    pub(crate) fn foreign(&self, keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
+        let services = self.catalog.services().map(|service| &service.key);
+        let ours: BTreeSet<_> = services
+            .chain(self.released.keys())
+            .map(Key::from)
+            .collect();
+        let mut foreign: Vec<_> = keys.into_iter().filter(|key| !ours.contains(key)).collect();
+        foreign.sort();
+        foreign
+    }
+
     /// A pass came to its end. `refused` names the owners and keys of operations that were
-    /// refused; `changed` says whether any was not.
+    /// refused; `changed` says whether any was not. True if now the whole table was compared.
     pub(crate) fn passed(
         &mut self,
         scope: &Scope,
         refused: &[(Option<ServiceId>, Key)],
         changed: bool,
         now: Instant,
-    ) {
+    ) -> bool {
         self.outage = None;
         self.dirty.retain(|id| !scope.covers(Some(id)));
         self.released.retain(|key, id| {
@@ -245,12 +302,39 @@ impl Agenda {
         }
         if changed {
             self.baseline = None;
+            if let Some(sweep) = &mut self.sweep {
+                sweep.fingerprint = None;
+            }
         }
-        if *scope == Scope::Whole {
+        self.gave_way = matches!(scope, Scope::Services(_));
+        let whole = match scope {
+            Scope::Whole => true,
+            Scope::Services(_) => false,
+            Scope::Slice(services) => self.swept(services),
+        };
+        if whole {
             self.started = true;
+            self.sweep = None;
             self.checks_since_whole = 0;
             self.next_check = now + self.period;
         }
+        whole
+    }
+
+    /// Goes on with a sweep after a slice; true if that was the last.
+    fn swept(&mut self, slice: &BTreeSet<ServiceId>) -> bool {
+        let Some(mut sweep) = self.sweep.take() else {
+            return false;
+        };
+        if let Some(last) = slice.last() {
+            sweep.done = Some(last.clone());
+        }
+        if self.slice_after(&sweep.done).is_empty() {
+            self.baseline = sweep.fingerprint;
+            return true;
+        }
+        self.sweep = Some(sweep);
+        false
     }
 
     /// A whole pass found nothing that it could change, in a table with this fingerprint.
@@ -261,6 +345,7 @@ impl Agenda {
     /// A pass broke off: the data plane as a whole failed, after any number of operations.
     pub(crate) fn broke_off(&mut self, now: Instant) {
         self.outage = Some(self.backoff.after(self.outage.as_ref(), now));
+        self.sweep = None;
         self.baseline = None;
     }
 }
@@ -272,7 +357,7 @@ impl Scope {
     pub(crate) fn covers(&self, owner: Option<&ServiceId>) -> bool {
         match self {
             Self::Whole => true,
-            Self::Services(ids) => owner.is_some_and(|id| ids.contains(id)),
+            Self::Services(ids) | Self::Slice(ids) => owner.is_some_and(|id| ids.contains(id)),
         }
     }
 }
@@ -283,7 +368,9 @@ impl View {
     pub(crate) fn desired(&self) -> Desired {
         let desired = match &self.scope {
             Scope::Whole => desired::desired(&self.catalog, &self.health),
-            Scope::Services(ids) => desired::desired_services(&self.catalog, &self.health, ids),
+            Scope::Services(ids) | Scope::Slice(ids) => {
+                desired::desired_services(&self.catalog, &self.health, ids)
+            }
         };
         desired.releasing(self.released.iter().map(|(key, id)| (key, id)))
     }

@@ -122,6 +122,7 @@ impl Reconciler {
         let health = self.health.borrow_and_update().clone();
         self.agenda.set_health(health);
         while !shutdown.is_cancelled() {
+            self.take_news();
             self.publish_revisions();
             match self.agenda.next(now()) {
                 // Every arm is cancel safe: a watch forgets nothing and the rest are timers.
@@ -146,19 +147,23 @@ impl Reconciler {
         }
     }
 
+    /// Hears of what changed while a pass was under way.
+    fn take_news(&mut self) {
+        // Without a sender the last value holds.
+        if self.catalog.has_changed().unwrap_or(false) {
+            let catalog = Arc::clone(&self.catalog.borrow_and_update());
+            self.agenda.set_catalog(catalog);
+        }
+        if self.health.has_changed().unwrap_or(false) {
+            let health = self.health.borrow_and_update().clone();
+            self.agenda.set_health(health);
+        }
+    }
+
     async fn perform(&mut self, task: Task) {
         match task {
             Task::Wait(_) => {}
-            Task::Check => {
-                let fingerprint = self.handle.fingerprint().await.ok();
-                let quiet = fingerprint.is_some_and(|seen| !self.agenda.check(seen, now()));
-                if quiet {
-                    self.status
-                        .send_modify(|status| status.counts.quiet_checks += 1);
-                } else {
-                    self.pass(Scope::Whole, fingerprint).await;
-                }
-            }
+            Task::Check => self.check().await,
             Task::Pass(Scope::Whole) => {
                 // Taken before the table is read, so that a change in between cannot hide. It only
                 // saves work: without one the next comparison is whole again.
@@ -166,6 +171,27 @@ impl Reconciler {
                 self.pass(Scope::Whole, fingerprint).await;
             }
             Task::Pass(scope) => self.pass(scope, None).await,
+        }
+    }
+
+    /// Looks whether the table is as it was left, and sees to it if not.
+    async fn check(&mut self) {
+        // Taken before the table is read, so that a change in between cannot hide. It only saves
+        // work: without one the next comparison is whole again.
+        let fingerprint = self.handle.fingerprint().await.ok();
+        if fingerprint.is_some_and(|seen| !self.agenda.check(seen, now())) {
+            self.status
+                .send_modify(|status| status.counts.quiet_checks += 1);
+            return;
+        }
+        // Slices are of the catalog's services: they would not meet one it does not have.
+        let keys = self.handle.keys().await;
+        let foreign = keys.map(|keys| self.agenda.foreign(keys));
+        let known = foreign.is_ok_and(|foreign| foreign == self.status.borrow().foreign);
+        if known && self.agenda.catalog().services().len() > 0 {
+            self.agenda.sweep(fingerprint);
+        } else {
+            self.pass(Scope::Whole, fingerprint).await;
         }
     }
 
@@ -195,7 +221,7 @@ impl Reconciler {
         let view = self.agenda.view(scope);
         let foreign = self.foreign;
         let (desired, plan) = match scope {
-            Scope::Services(_) => {
+            Scope::Services(_) | Scope::Slice(_) => {
                 let desired = view.desired();
                 let actual = self.handle.read(desired.keys().copied().collect()).await?;
                 let plan = plan(&desired, &actual, foreign);
@@ -256,7 +282,7 @@ impl Reconciler {
             .iter()
             .map(|(object, failure)| (failure.service.clone(), object.service))
             .collect();
-        self.agenda.passed(scope, &refused, !done.is_empty(), now());
+        let whole = self.agenda.passed(scope, &refused, !done.is_empty(), now());
         if *scope == Scope::Whole && done.is_empty() {
             self.agenda.trust(fingerprint);
         }
@@ -271,9 +297,11 @@ impl Reconciler {
             if status.dataplane_error.take().is_some() {
                 info!("the data plane answers again");
             }
-            if *scope == Scope::Whole {
+            if whole {
                 status.counts.whole_passes += 1;
                 status.last_whole = Some(now());
+            }
+            if *scope == Scope::Whole {
                 if status.foreign != foreign {
                     report::foreign(&foreign);
                     status.foreign = foreign;

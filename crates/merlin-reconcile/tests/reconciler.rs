@@ -71,6 +71,11 @@ impl Dataplane for Watched {
         self.table.dump()
     }
 
+    fn keys(&mut self) -> Result<Vec<Key>, DataplaneError> {
+        self.note(Call::Keys);
+        self.table.keys()
+    }
+
     fn read(&mut self, keys: &[Key]) -> Result<Table, DataplaneError> {
         self.note(Call::Read);
         self.reads.lock().unwrap().extend(keys);

@@ -9,6 +9,7 @@ use super::{apply, dump};
 use crate::{Dataplane, DataplaneError, Fingerprint, Timeouts};
 
 cases![
+    every_service_is_listed_once,
     services_are_read_by_name_and_missing_ones_left_out,
     a_live_table_holds_what_a_dump_holds,
     a_fingerprint_stays_while_the_table_does,
@@ -16,6 +17,14 @@ cases![
     timeouts_are_set_and_a_zero_keeps_one,
     timeouts_beyond_the_kernels_range_are_refused,
 ];
+
+fn every_service_is_listed_once(table: &mut dyn Dataplane) {
+    let all = every_service();
+    apply(table, &additions(&all));
+    let mut keys = table.keys().expect("the services can be listed");
+    keys.sort();
+    assert!(keys.iter().eq(all.services.keys()), "{keys:?}");
+}
 
 fn services_are_read_by_name_and_missing_ones_left_out(table: &mut dyn Dataplane) {
     let mut all = every_destination();

@@ -220,6 +220,15 @@ impl Dataplane for Kernel {
         })
     }
 
+    fn keys(&mut self) -> Result<Vec<Key>, DataplaneError> {
+        let mut keys = Vec::new();
+        self.ask(Call::Keys, &Request::DumpServices, |message| {
+            keys.push(message.service()?.key);
+            Ok(())
+        })?;
+        Ok(keys)
+    }
+
     fn read(&mut self, keys: &[Key]) -> Result<Table, DataplaneError> {
         let mut table = Table::default();
         for key in keys {

@@ -97,6 +97,10 @@ impl Dataplane for MemoryTable {
         Ok(strip(&self.begin(Call::Dump)?.table))
     }
 
+    fn keys(&mut self) -> Result<Vec<Key>, DataplaneError> {
+        Ok(self.begin(Call::Keys)?.table.keys().copied().collect())
+    }
+
     fn read(&mut self, keys: &[Key]) -> Result<Table, DataplaneError> {
         let state = self.begin(Call::Read)?;
         let found = keys.iter().filter_map(|key| {

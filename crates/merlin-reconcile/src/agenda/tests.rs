@@ -207,7 +207,8 @@ fn a_table_that_looks_as_it_was_is_left_alone_nine_times_of_ten() {
         assert_eq!(agenda.next(now), Task::Wait(now + PERIOD));
     }
     now += PERIOD;
-    assert_eq!(agenda.next(now), Task::Pass(Scope::Whole));
+    assert_eq!(agenda.next(now), Task::Check);
+    assert!(agenda.check(Fingerprint(1), now));
     agenda.passed(&Scope::Whole, &[], false, now);
     now += PERIOD;
     assert_eq!(agenda.next(now), Task::Check);
@@ -220,5 +221,70 @@ fn after_a_change_of_ours_the_old_fingerprint_proves_nothing() {
     let mut agenda = started(now);
     edit(&mut agenda, [delete_service("api")]);
     agenda.passed(&services(&["api"]), &[], true, now);
-    assert_eq!(agenda.next(now + PERIOD), Task::Pass(Scope::Whole));
+    assert_eq!(agenda.next(now + PERIOD), Task::Check);
+    assert!(agenda.check(Fingerprint(1), now + PERIOD));
+}
+
+/// As many services as two slices and a half.
+fn many(now: Instant) -> (Agenda, Vec<String>) {
+    let names: Vec<_> = (0..SLICE * 5 / 2).map(|n| format!("s{n:03}")).collect();
+    let services = names.iter().zip(1..).map(|(name, n)| {
+        let at = format!("10.0.{}.{}:80", n / 200, n % 200);
+        create_service(name, tcp(&at), Scheduler::Rr)
+    });
+    let catalog = Arc::new(catalog(services));
+    let mut agenda = Agenda::new(PERIOD, BACKOFF, catalog, HealthView::default(), now);
+    agenda.passed(&Scope::Whole, &[], false, now);
+    (agenda, names)
+}
+
+fn slice(names: &[String]) -> Scope {
+    Scope::Slice(names.iter().map(|name| id(name)).collect())
+}
+
+#[test]
+fn a_sweep_compares_every_service_once_and_then_its_fingerprint_is_good() {
+    let now = Instant::now();
+    let (mut agenda, names) = many(now);
+    let later = now + PERIOD;
+    assert!(agenda.check(Fingerprint(1), later));
+    agenda.sweep(Some(Fingerprint(1)));
+    let slices: Vec<_> = names.chunks(SLICE).map(slice).collect();
+    for (n, slice) in (1..).zip(&slices) {
+        assert_eq!(agenda.next(later), Task::Pass(slice.clone()));
+        assert_eq!(agenda.passed(slice, &[], false, later), n == slices.len());
+    }
+    assert_eq!(agenda.next(later), Task::Wait(later + PERIOD));
+    assert!(!agenda.check(Fingerprint(1), later + PERIOD));
+}
+
+#[test]
+fn a_change_waits_for_one_slice_at_most_and_a_sweep_for_one_change() {
+    let now = Instant::now();
+    let (mut agenda, names) = many(now);
+    let later = now + PERIOD;
+    agenda.sweep(Some(Fingerprint(1)));
+    let mut slices = names.chunks(SLICE).map(slice);
+    for scheduler in [Scheduler::Wrr, Scheduler::Lc, Scheduler::Wlc] {
+        edit(&mut agenda, [set_scheduler("s000", scheduler)]);
+        let Task::Pass(due @ Scope::Services(_)) = agenda.next(later) else {
+            panic!("{:?}", agenda.next(later))
+        };
+        agenda.passed(&due, &[], true, later);
+        edit(&mut agenda, [set_scheduler("s001", scheduler)]);
+        let slice = slices.next().unwrap();
+        assert_eq!(agenda.next(later), Task::Pass(slice.clone()));
+        agenda.passed(&slice, &[], false, later);
+    }
+    // What was changed meanwhile is not what the fingerprint was taken of.
+    assert!(agenda.check(Fingerprint(1), later + PERIOD));
+}
+
+#[test]
+fn a_sweep_that_breaks_off_is_made_up_for_by_the_whole_table() {
+    let now = Instant::now();
+    let (mut agenda, _) = many(now);
+    agenda.sweep(None);
+    agenda.broke_off(now);
+    assert_eq!(agenda.next(now + seconds(1)), Task::Pass(Scope::Whole));
 }
