@@ -107,6 +107,21 @@ pub(crate) struct Settings {
     /// Prefix of merlin's keys in etcd [default: /merlin]
     #[arg(long, env = "MERLIN_STORE_PREFIX", value_name = "PREFIX")]
     pub(crate) store_prefix: Option<String>,
+    /// File with certificates of the authorities that sign those of etcd, for https endpoints
+    #[arg(long, env = "MERLIN_STORE_CA", value_name = "FILE")]
+    pub(crate) store_ca: Option<PathBuf>,
+    /// File with the certificate to show to etcd
+    #[arg(long, env = "MERLIN_STORE_CERT", value_name = "FILE")]
+    pub(crate) store_cert: Option<PathBuf>,
+    /// File with the key of that certificate
+    #[arg(long, env = "MERLIN_STORE_KEY", value_name = "FILE")]
+    pub(crate) store_key: Option<PathBuf>,
+    /// User to log in to etcd as
+    #[arg(long, env = "MERLIN_STORE_USER", value_name = "NAME")]
+    pub(crate) store_user: Option<String>,
+    /// File with that user's password
+    #[arg(long, env = "MERLIN_STORE_PASSWORD_FILE", value_name = "FILE")]
+    pub(crate) store_password_file: Option<PathBuf>,
     /// What the catalog is programmed into; memory is for trying and tests [default: ipvs]
     #[arg(long, env = "MERLIN_DATAPLANE", value_name = "DATAPLANE")]
     pub(crate) dataplane: Option<DataplaneKind>,

@@ -4,11 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use merlin_raft::Level;
 
-use crate::cli::{DataplaneKind, Foreign, LogFormat, RunArgs, Settings, StoreBackend};
+use crate::cli::{DataplaneKind, Foreign, LogFormat, RunArgs, Settings};
+
+mod etcd;
 
 /// Everything the daemon needs to know, complete and checked.
 #[derive(Clone, Debug)]
@@ -19,6 +21,8 @@ pub(crate) struct Config {
     pub(crate) api_addr: SocketAddr,
     /// Whether other hosts may speak plaintext to the API.
     pub(crate) api_insecure: bool,
+    /// Where the catalog is kept, unless it is in raft.
+    pub(crate) etcd: Option<merlin_etcd::Config>,
     pub(crate) peer_addr: SocketAddr,
     /// How other nodes reach this one.
     pub(crate) advertise_addr: SocketAddr,
@@ -54,15 +58,11 @@ impl Config {
         given: Settings,
         host_name: impl FnOnce() -> anyhow::Result<String>,
     ) -> anyhow::Result<Self> {
-        let endpoints = given.store_endpoints.as_deref().unwrap_or_default();
-        match given.store_backend {
-            None if endpoints.is_empty() => {}
-            Some(StoreBackend::Raft) if endpoints.is_empty() => {}
-            Some(StoreBackend::Raft) => {
-                bail!("--store-endpoints: the raft store has none; remove it or choose etcd3")
-            }
-            _ => bail!("--store-backend: this version keeps its catalog in raft only"),
-        }
+        let etcd = etcd::resolve(&given)?;
+        ensure!(
+            etcd.is_none() || given.join_token_file.is_none(),
+            "--join-token-file: nodes that keep their catalog in etcd join no cluster; remove it"
+        );
         let node_name = match given.node_name {
             Some(name) => name,
             None => host_name()?,
@@ -80,7 +80,15 @@ impl Config {
         };
         let local = Ipv4Addr::LOCALHOST;
         let any = Ipv4Addr::UNSPECIFIED;
-        let api_addr = addr(given.api_addr, given.port, local, Self::API_PORT);
+        // On etcd there is no authority to make certificates, and the earlier system answered
+        // everybody: whoever replaces it must not find a door closed.
+        let api_insecure = given.api_insecure.unwrap_or(etcd.is_some());
+        let api_ip = if etcd.is_some() && api_insecure {
+            any
+        } else {
+            local
+        };
+        let api_addr = addr(given.api_addr, given.port, api_ip, Self::API_PORT);
         // A dead leader is replaced within three times this, and a disk may stall for as long.
         let command_level = match given.command_level {
             None => Level::LATEST,
@@ -111,7 +119,8 @@ impl Config {
             run_dir: given.run_dir.unwrap_or_else(|| "/run/merlin".into()),
             node_name,
             api_addr,
-            api_insecure: given.api_insecure.unwrap_or(false),
+            api_insecure,
+            etcd,
             peer_addr,
             advertise_addr,
             health_addr: addr(given.health_addr, given.health_port, any, Self::HEALTH_PORT),
@@ -168,6 +177,11 @@ impl Settings {
             store_backend,
             store_endpoints,
             store_prefix,
+            store_ca,
+            store_cert,
+            store_key,
+            store_user,
+            store_password_file,
             dataplane,
             reconcile,
             reconcile_sync_period,
@@ -281,29 +295,17 @@ mod tests {
     }
 
     #[test]
-    fn stores_this_version_lacks_are_refused_in_words() {
-        let endpoints = Some(vec!["http://127.0.0.1:2379".to_owned()]);
-        for settings in [
-            Settings {
-                store_endpoints: endpoints.clone(),
-                ..Settings::default()
-            },
-            Settings {
-                store_backend: Some(StoreBackend::Etcd2),
-                ..Settings::default()
-            },
-            Settings {
-                store_backend: Some(StoreBackend::Raft),
-                store_endpoints: endpoints,
-                ..Settings::default()
-            },
-        ] {
-            assert!(
-                resolve(settings)
-                    .unwrap_err()
-                    .to_string()
-                    .starts_with("--store-")
-            );
-        }
+    fn on_etcd_the_api_is_open_as_it_was_unless_told_otherwise() {
+        let on_etcd = |api_insecure| Settings {
+            store_endpoints: Some(vec!["http://127.0.0.1:2379".to_owned()]),
+            api_insecure,
+            ..Settings::default()
+        };
+        let open = resolve(on_etcd(None)).unwrap();
+        assert_eq!(open.api_addr.to_string(), "0.0.0.0:4282");
+        assert!(open.api_insecure);
+        let closed = resolve(on_etcd(Some(false))).unwrap();
+        assert_eq!(closed.api_addr.to_string(), "127.0.0.1:4282");
+        assert!(!closed.api_insecure);
     }
 }

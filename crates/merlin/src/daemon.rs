@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use merlin_etcd::EtcdStore;
 use merlin_ipvs::{Handle, Kernel, MemoryTable};
 use merlin_model::store::Consistency;
 use merlin_model::{Catalog, HealthView};
@@ -47,7 +48,9 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
     let api_listener = listen::tcp("--api-addr", config.api_addr).await?;
     let http_listener = listen::tcp("--health-addr", config.health_addr).await?;
     // The store listens there itself, once it knows who this node is.
-    drop(listen::tcp("--peer-addr", config.peer_addr).await?);
+    if config.etcd.is_none() {
+        drop(listen::tcp("--peer-addr", config.peer_addr).await?);
+    }
     let table = config
         .reconcile
         .then(|| open_table(config.dataplane))
@@ -65,10 +68,7 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
             joined => joined?,
         }
     }
-    let raft = RaftStore::open(raft_config(&config))
-        .await
-        .context("opening the store")?;
-    let store = Store::Raft(raft);
+    let store = open_store(&config).await.context("opening the store")?;
     let socket = AdminSocket::bind(&config.run_dir)?;
 
     let shutdown = CancellationToken::new();
@@ -189,6 +189,17 @@ fn reload(args: &RunArgs, level: &Level, store: &Store) {
             warn!(error, "certificate kept as it was");
         }
         None => {}
+    }
+}
+
+async fn open_store(config: &Config) -> Result<Store> {
+    match &config.etcd {
+        None => Ok(Store::Raft(RaftStore::open(raft_config(config)).await?)),
+        // Whether it answers or not: the kernel keeps its rules, and clients are told.
+        Some(etcd) => {
+            info!(endpoints = etcd.endpoints.join(","), prefix = %etcd.layout, "catalog in etcd");
+            Ok(Store::Etcd(EtcdStore::open(etcd.clone())))
+        }
     }
 }
 

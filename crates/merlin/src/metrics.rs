@@ -96,6 +96,18 @@ impl Collector for NodeCollector {
             flag(store.unavailable.is_none()),
         )?;
         self.encode_raft(&mut out)?;
+        if let Some(lag) = store.lag {
+            out.gauge(
+                "store_lag_seconds",
+                "For how long the catalog may have missed changes",
+                lag.as_secs_f64(),
+            )?;
+            out.gauge(
+                "store_records_passed_over",
+                "Records in the store that cannot be used as they are",
+                store.passed_over.len() as f64,
+            )?;
+        }
         out.gauge(
             "catalog_revision",
             "Revision of the catalog held",

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use merlin_etcd::Problem;
 use merlin_ipvs::Handle;
 use merlin_model::table::{Counters, DestinationKey, Key, LiveDestination, LiveService};
 use merlin_model::{Catalog, HealthView, ServerHealth, ServiceId, Verdict, VirtualService};
@@ -123,6 +124,11 @@ impl Node {
                 role: store.role.to_owned(),
                 leader: store.leader,
                 cluster_id: store.cluster,
+                lag: store
+                    .lag
+                    .filter(|lag| !lag.is_zero())
+                    .and_then(|lag| lag.try_into().ok()),
+                passed_over: store.passed_over.into_iter().map(passed_over).collect(),
             }),
             catalog_revision: self.catalog().revision().0,
             health: Some(v1::node_status::Health { up, down, unknown }),
@@ -187,6 +193,13 @@ impl Node {
             .filter(|service| wanted(&service.service_id))
             .collect();
         answer
+    }
+}
+
+fn passed_over(problem: Problem) -> v1::node_status::PassedOver {
+    v1::node_status::PassedOver {
+        key: problem.key,
+        reason: problem.reason,
     }
 }
 

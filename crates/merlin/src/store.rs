@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use merlin_etcd::{Backend, EtcdStore, Problem};
 use merlin_model::store::{Consistency, ProposeError, ReadError};
 use merlin_model::{Catalog, Command, EventRing, Reply};
 use merlin_raft::{AskError, RaftStore, StoreFailed};
@@ -16,12 +17,13 @@ use tokio::sync::watch;
 #[derive(Clone, Debug)]
 pub(crate) enum Store {
     Raft(RaftStore),
+    Etcd(EtcdStore),
 }
 
 /// How the store is doing, in words that fit every store.
 #[derive(Clone, Debug)]
 pub(crate) struct Status {
-    /// `raft`, `etcd3` or `etcd2`.
+    /// `raft`, `etcd3`, `etcd2`, or `etcd` until it is known which.
     pub(crate) backend: &'static str,
     /// Why commands cannot be decided at the moment.
     pub(crate) unavailable: Option<String>,
@@ -31,6 +33,10 @@ pub(crate) struct Status {
     pub(crate) leader: u64,
     /// Which cluster keeps the catalog; empty while unknown.
     pub(crate) cluster: String,
+    /// For how long the catalog may have missed changes, where there is a way to tell.
+    pub(crate) lag: Option<Duration>,
+    /// Records that are passed over, where there are any.
+    pub(crate) passed_over: Vec<Problem>,
 }
 
 /// Another daemon on the same catalog, or this one.
@@ -45,6 +51,7 @@ impl Store {
     pub(crate) fn catalog(&self) -> watch::Receiver<Arc<Catalog>> {
         match self {
             Self::Raft(raft) => raft.catalog(),
+            Self::Etcd(etcd) => etcd.catalog(),
         }
     }
 
@@ -52,6 +59,7 @@ impl Store {
     pub(crate) fn events(&self) -> watch::Receiver<EventRing> {
         match self {
             Self::Raft(raft) => raft.events(),
+            Self::Etcd(etcd) => etcd.events(),
         }
     }
 
@@ -63,6 +71,7 @@ impl Store {
     ) -> Result<Reply, ProposeError> {
         match self {
             Self::Raft(raft) => raft.propose(command, timeout).await,
+            Self::Etcd(etcd) => etcd.propose(command, timeout).await,
         }
     }
 
@@ -74,6 +83,7 @@ impl Store {
     ) -> Result<Arc<Catalog>, ReadError> {
         match self {
             Self::Raft(raft) => raft.read(consistency, timeout).await,
+            Self::Etcd(etcd) => etcd.read(consistency, timeout).await,
         }
     }
 
@@ -87,6 +97,20 @@ impl Store {
                     role: status.role.as_str(),
                     leader: status.leader.unwrap_or_default(),
                     cluster: status.cluster.to_string(),
+                    lag: None,
+                    passed_over: Vec::new(),
+                }
+            }
+            Self::Etcd(etcd) => {
+                let status = etcd.status();
+                Status {
+                    backend: status.backend.map_or("etcd", Backend::as_str),
+                    lag: Some(status.lag()),
+                    passed_over: status.problems.iter().cloned().collect(),
+                    unavailable: status.unavailable,
+                    role: "",
+                    leader: 0,
+                    cluster: status.history,
                 }
             }
         }
@@ -96,6 +120,7 @@ impl Store {
     pub(crate) fn incarnation(&self) -> String {
         match self {
             Self::Raft(raft) => format!("{}/{}", raft.cluster_id(), raft.incarnation()),
+            Self::Etcd(etcd) => etcd.status().history,
         }
     }
 
@@ -103,6 +128,7 @@ impl Store {
     pub(crate) fn node_id(&self) -> u64 {
         match self {
             Self::Raft(raft) => raft.node_id(),
+            Self::Etcd(_) => 0,
         }
     }
 
@@ -118,6 +144,11 @@ impl Store {
                     })
                     .collect()
             }
+            // Nodes on etcd do not know of each other: whoever is asked speaks for itself.
+            Self::Etcd(_) => vec![Peer {
+                id: 0,
+                name: String::new(),
+            }],
         }
     }
 
@@ -130,6 +161,7 @@ impl Store {
     ) -> Result<Bytes, AskError> {
         match self {
             Self::Raft(raft) => raft.ask(node, question, timeout).await,
+            Self::Etcd(_) => Err(AskError::UnknownNode(node)),
         }
     }
 
@@ -141,6 +173,8 @@ impl Store {
     {
         match self {
             Self::Raft(raft) => raft.set_answerer(answerer),
+            // Nobody asks.
+            Self::Etcd(_) => drop(answerer),
         }
     }
 
@@ -148,6 +182,8 @@ impl Store {
     pub(crate) async fn failed(&self) -> StoreFailed {
         match self {
             Self::Raft(raft) => raft.failed().await,
+            // It comes back.
+            Self::Etcd(_) => std::future::pending().await,
         }
     }
 
@@ -155,6 +191,7 @@ impl Store {
     pub(crate) async fn shutdown(&self) {
         match self {
             Self::Raft(raft) => raft.shutdown().await,
+            Self::Etcd(etcd) => etcd.shutdown().await,
         }
     }
 
@@ -162,6 +199,7 @@ impl Store {
     pub(crate) fn raft(&self) -> Option<&RaftStore> {
         match self {
             Self::Raft(raft) => Some(raft),
+            Self::Etcd(_) => None,
         }
     }
 }

@@ -71,6 +71,8 @@ fn problems(node: &NodeStatus) -> Vec<String> {
         };
         problems.push(format!("writes are not possible: {reason}"));
     }
+    let passed_over = node.store.iter().flat_map(|store| &store.passed_over);
+    problems.extend(passed_over.map(|record| format!("{}: {}", record.key, record.reason)));
     if !node.dataplane_error.is_empty() {
         problems.push(node.dataplane_error.clone());
     }

@@ -1,5 +1,7 @@
 //! The cases. Each begins with an empty store and may use any of its nodes.
 
+#![allow(clippy::unwrap_used, reason = "a case that cannot go on has failed")]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};

@@ -67,6 +67,7 @@ pub(crate) async fn raft() -> Fixture {
         node_name: "node".to_owned(),
         advertise: listen.to_string(),
         peer_addr: listen,
+        level: merlin_raft::Level::LATEST,
         timers: merlin_raft::Timers {
             heartbeat: Duration::from_millis(50),
             election_min: Duration::from_millis(200),

@@ -3,6 +3,8 @@
 // Every test file takes what it needs.
 #![allow(dead_code, reason = "shared by several test programs")]
 
+pub(crate) mod link;
+
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -39,6 +41,8 @@ fn port(address: Ipv4Addr) -> u16 {
 pub(crate) struct Options {
     /// The v2 keys API too.
     pub(crate) v2: bool,
+    /// Where the members listen, if not on addresses of their own.
+    pub(crate) address: Option<Ipv4Addr>,
     /// Server certificate, its key, and the authority that client certificates must come from.
     pub(crate) tls: Option<(PathBuf, PathBuf, PathBuf)>,
 }
@@ -74,7 +78,7 @@ impl Etcd {
         };
         let places: Vec<_> = (0..size)
             .map(|n| {
-                let address = address();
+                let address = options.address.unwrap_or_else(address);
                 let client = format!("{scheme}://{address}:{}", port(address));
                 let peer = format!("http://{address}:{}", port(address));
                 (format!("m{n}"), client, peer)
