@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking, helpers too")]
 
 mod node;
+mod procedures;
 mod recovery;
 mod snapshots;
 #[path = "../support/mod.rs"]

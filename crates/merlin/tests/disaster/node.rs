@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -167,6 +168,27 @@ impl Node {
         });
     }
 
+    /// Starts the daemon as systemd does, which goes on when the daemon says that it is ready: the
+    /// kernel's table is right then, quorum or not.
+    pub(crate) fn start_as_a_service(&mut self) {
+        let path = self.dir.join("notify");
+        let _ = std::fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        let path = path.to_str().unwrap().to_owned();
+        self.env.push(("NOTIFY_SOCKET".to_owned(), path));
+        self.spawn();
+        self.env.pop();
+        let mut said = [0; 4096];
+        loop {
+            let length = socket.recv(&mut said).unwrap();
+            let said = String::from_utf8_lossy(&said[..length]);
+            if said.lines().any(|line| line == "READY=1") {
+                return;
+            }
+        }
+    }
+
     /// Starts the daemon of a node that has no quorum, and waits until it answers.
     pub(crate) fn start_without_quorum(&mut self) {
         self.spawn();
@@ -297,8 +319,27 @@ impl Drop for Node {
     }
 }
 
+/// What this node has in its table once all of so many services are there with their servers.
+pub(crate) async fn programmed_all(node: &Node, services: usize) -> Table {
+    let deadline = tokio::time::Instant::now() + SOON;
+    loop {
+        let table = programmed(node).await;
+        if table.len() == services && table.iter().all(|(_, servers)| !servers.is_empty()) {
+            return table;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "not programmed: {table:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Services, and their servers with weights.
+pub(crate) type Table = Vec<(String, Vec<(String, u32)>)>;
+
 /// What this node has in its table: every service with the weights of its servers.
-pub(crate) async fn programmed(node: &Node) -> Vec<(String, Vec<(String, u32)>)> {
+async fn programmed(node: &Node) -> Table {
     let request = LiveRequest {
         local: true,
         ..Default::default()

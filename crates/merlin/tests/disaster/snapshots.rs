@@ -8,7 +8,7 @@ use merlin_proto::v1::WatchRequest;
 use serde_json::Value;
 use tonic::Code;
 
-use crate::node::{Hosts, catalog, declare, eventually_programmed, programmed};
+use crate::node::{Hosts, catalog, declare, eventually_programmed, programmed_all};
 use crate::support::eventually;
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_restored_cluster_is_the_old_one_in_a_new_life() {
     old.start();
     declare(&old, "web", 1).await;
     declare(&old, "mail", 2).await;
-    let table = programmed(&old).await;
+    let table = programmed_all(&old, 2).await;
     let file = hosts.file("copy");
     let file = file.to_str().unwrap();
     old.succeeds(&["snapshot", "save", file]);
