@@ -1,5 +1,7 @@
 //! What every store must do, run on every store there is.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
