@@ -6,8 +6,7 @@
 //! * Every object's `created` is at most its `changed`, which is at most `revision`.
 //! * A refused command changes nothing at all; an accepted one that changes something raises
 //!   `revision` by exactly one.
-//! * The answers to the last `Requests::MAX` request ids of the last `Requests::RETENTION_MS` are
-//!   remembered.
+//! * The answers to the last `Requests::MAX` request ids are remembered.
 //!
 //! Maps are persistent data structures: a clone costs nothing and shares everything, so every
 //! revision can be published whole.
@@ -533,9 +532,9 @@ impl Catalog {
 // === impl Requests ===
 
 impl Requests {
-    /// A client that retries for longer than this has given up.
-    const RETENTION_MS: u64 = 10 * 60 * 1000;
-    /// Bounds memory and snapshots whatever the write rate is.
+    /// Bounds memory and snapshots. Nothing is forgotten for its age: a leader whose clock jumps
+    /// ahead would make every answer old at once, and the retry of a request that has been carried
+    /// out would be carried out again.
     const MAX: usize = 8192;
 
     /// Takes everything as it is: what the catalog remembered when it was stored is not judged
@@ -549,10 +548,7 @@ impl Requests {
     }
 
     fn remember(&mut self, at: Timestamp, id: RequestId, answer: Answer) {
-        let is_stale = |oldest: Timestamp| oldest.0.saturating_add(Self::RETENTION_MS) < at.0;
-        while let Some((oldest, _)) = self.order.front()
-            && (is_stale(*oldest) || self.order.len() >= Self::MAX)
-        {
+        while self.order.len() >= Self::MAX {
             if let Some((_, forgotten)) = self.order.pop_front() {
                 self.answers.remove(&forgotten);
             }

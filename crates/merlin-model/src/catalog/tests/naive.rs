@@ -43,10 +43,6 @@ impl Naive {
             *self = before;
         }
         if let Some(id) = &command.request_id {
-            let old = |at: Timestamp| at.0 + 10 * 60 * 1000 < command.at.0;
-            while self.answers.first().is_some_and(|(at, ..)| old(*at)) {
-                let _ = self.answers.remove(0);
-            }
             self.answers.push((command.at, id.clone(), answer.clone()));
         }
         answer
