@@ -27,7 +27,7 @@ pub struct LogEngine {
     /// Unbounded: consensus waits for each change before it makes the next.
     jobs: Sender<Job>,
     mark: Mutex<CommitMark>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Option<JoinHandle<bool>>>,
 }
 
 /// Reads entries; cheap to clone, usable from any thread that may block.
@@ -159,7 +159,8 @@ impl LogEngine {
         LogReader(Arc::clone(&self.shared))
     }
 
-    /// Writes what is pending and gives the directory free. Blocks; later calls fail.
+    /// Writes what is pending and gives the directory free, unless a write has failed. Blocks; later
+    /// calls fail.
     pub fn close(&self) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(writer) = writer.take() else {
@@ -167,15 +168,16 @@ impl LogEngine {
         };
         // Fails only if the thread has ended, which is what is wanted.
         let _ = self.jobs.send(Job::Close);
-        if writer.join().is_err() {
+        let written = writer.join().unwrap_or_else(|_| {
             tracing::error!("the writer thread of the raft log panicked");
-        }
+            true
+        });
         *self
             .shared
             .db
             .write()
             .unwrap_or_else(PoisonError::into_inner) = None;
-        if let Err(error) = recover::await_release(&self.dir) {
+        if written && let Err(error) = recover::await_release(&self.dir) {
             tracing::warn!(%error, "the raft log is closed, but not free yet");
         }
     }

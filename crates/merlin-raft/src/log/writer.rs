@@ -174,7 +174,8 @@ impl Writer {
         }
     }
 
-    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+    /// Says at the end whether every write succeeded.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) -> bool {
         loop {
             let job = match self.deadline() {
                 None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -203,11 +204,17 @@ impl Writer {
                 self.attempt(Self::raise_tip);
             }
         }
-        self.close();
+        self.close()
     }
 
-    fn close(mut self) {
+    fn close(mut self) -> bool {
         self.attempt(|writer| writer.commit().and_then(|()| writer.raise_tip()));
+        if self.failure.is_some() {
+            // sled syncs its file when it goes, and panics where that fails. It may stay open
+            // instead: a store that has failed ends with the process.
+            std::mem::forget(self.db.clone());
+        }
+        self.failure.is_none()
     }
 
     /// When to act without being asked to.
