@@ -1,8 +1,24 @@
 //! Tries to break merlin from outside and says honestly whether it did.
 //!
 //! It drives the built daemon over its API and hurts it as hosts do. What it observed is judged by
-//! [`history`], which is pure; a failure of the harness itself is an error, never a verdict.
+//! pure code; a failure of the harness itself is an error, never a verdict.
+//!
+//! * [`run`]: a cluster in network namespaces ([`lab`]), clients that record what they are told
+//!   ([`workload`], [`ops`]), faults ([`nemesis`]), and the judgement ([`checker`]).
+//! * [`kill`] and [`power`]: one daemon, killed or without power, again and again, judged by
+//!   [`history`].
 
+pub mod checker;
+pub mod client;
 pub mod history;
 pub mod kill;
+pub mod lab;
+pub mod model;
+pub mod nemesis;
+pub mod ops;
 pub mod power;
+pub mod recorder;
+pub mod report;
+pub mod run;
+pub mod timeline;
+pub mod workload;

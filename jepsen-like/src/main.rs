@@ -1,5 +1,5 @@
-//! `jepsen-like kill` and `jepsen-like power-cut`: hurt a daemon for as long as you like, and say
-//! whether it kept its word.
+//! `jepsen-like run`, `kill` and `power-cut`: hurt a cluster or a daemon for as long as you like, and
+//! say whether it kept its word.
 
 #![expect(clippy::print_stderr, reason = "what went wrong in the guest")]
 #![expect(
@@ -7,23 +7,36 @@
     reason = "a run reports its progress and its verdict"
 )]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Result, anyhow};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use jepsen_like::history::{History, Serial};
 use jepsen_like::kill::{self, Plan};
+use jepsen_like::lab::enclosure;
+use jepsen_like::nemesis::Kind;
 use jepsen_like::power;
+use jepsen_like::report::Verdict;
+use jepsen_like::run;
+use jepsen_like::workload::Load;
 
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
-    run: Run,
+    ordeal: Ordeal,
 }
 
 #[derive(Debug, Subcommand)]
-enum Run {
+enum Ordeal {
+    /// Hurt a cluster in every way while clients use it, and judge what they were told
+    ///
+    /// Needs root, or sudo: networks, disks and processes are made inside namespaces of their own, and go
+    /// with them. The exit code is 0 when merlin kept every promise, 1 when it broke one, and 3
+    /// when this program failed and nothing is proved.
+    Run(RunArgs),
     /// Kill one daemon with -9 at random moments during writes
     Kill {
         #[arg(long, default_value_t = 100)]
@@ -44,10 +57,133 @@ enum Run {
     InGuest { first: Serial },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let verdict = match Cli::parse().run {
-        Run::Kill { rounds, seed } => {
+#[derive(Clone, Debug, Args)]
+#[command(args_override_self = true)]
+struct RunArgs {
+    /// How long; every chosen nemesis gets its turn even if that takes longer
+    #[arg(long, default_value_t = 1.0)]
+    minutes: f64,
+    /// The same seed rolls the same dice; the machine rolls some of its own
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Ways to hurt the cluster, or `all`, or `none`
+    #[arg(long, value_delimiter = ',', default_value = "all")]
+    nemesis: Vec<String>,
+    /// What the catalog is kept in
+    #[arg(long, default_value = "raft", value_parser = ["raft"])]
+    store: String,
+    /// Nodes of the cluster
+    #[arg(long, default_value_t = 5)]
+    nodes: u8,
+    /// Clients that write and read
+    #[arg(long, default_value_t = 8)]
+    writers: u32,
+    /// A client's pause between two operations, in milliseconds
+    #[arg(long, default_value_t = 30)]
+    pause: u64,
+    /// How long a fault lasts, in seconds
+    #[arg(long, default_value_t = 3.0)]
+    hold: f64,
+    /// Where logs, history and picture go [default: jepsen-runs/SEED]
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// The daemon's program [default: merlin, beside this program]
+    #[arg(long)]
+    merlin: Option<PathBuf>,
+    /// Sets a variable in the daemons' environment
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+}
+
+const HARNESS_FAILED: u8 = 3;
+
+fn main() -> ExitCode {
+    match Cli::parse().ordeal {
+        Ordeal::Run(args) => run_cluster(args),
+        ordeal => match tokio::runtime::Runtime::new() {
+            Ok(runtime) => runtime.block_on(run_daemon(ordeal)),
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::from(HARNESS_FAILED)
+            }
+        },
+    }
+}
+
+fn run_cluster(args: RunArgs) -> ExitCode {
+    match try_cluster(args) {
+        Ok(code) => code,
+        Err(error) => {
+            println!("NOTHING PROVED: the harness failed, not merlin: {error:#}");
+            ExitCode::from(HARNESS_FAILED)
+        }
+    }
+}
+
+fn try_cluster(args: RunArgs) -> Result<ExitCode> {
+    let Some(seed) = args.seed.filter(|_| enclosure::inside()) else {
+        let seed = args.seed.unwrap_or_else(rand::random);
+        println!("seed {seed}");
+        // The last of two wins, so the seed is the one that was printed.
+        let given = std::env::args_os().skip(1);
+        let ended = enclosure::run(given.chain(["--seed".into(), seed.to_string().into()]))?;
+        let code = ended.code().and_then(|code| u8::try_from(code).ok());
+        return Ok(code.unwrap_or(HARNESS_FAILED).into());
+    };
+    let plan = plan(args, seed)?;
+    let report = run::run(&plan, |line| println!("{line}"))?;
+    report.save(&plan.folder)?;
+    println!("{report}");
+    println!("{}", plan.folder.display());
+    Ok(match report.verdict() {
+        Verdict::Clean => ExitCode::SUCCESS,
+        Verdict::Broken => ExitCode::FAILURE,
+        Verdict::HarnessFailed => ExitCode::from(HARNESS_FAILED),
+    })
+}
+
+fn plan(args: RunArgs, seed: u64) -> Result<run::Plan> {
+    let kinds = match args.nemesis.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["all"] => Kind::all(),
+        ["none"] => Vec::new(),
+        ref names => {
+            let kind = |name: &&str| {
+                Kind::from_str(name, true).map_err(|error| anyhow!("--nemesis: {error}"))
+            };
+            names.iter().map(kind).collect::<Result<_>>()?
+        }
+    };
+    let variable = |given: &String| {
+        let pair = given.split_once('=').context("--env: NAME=VALUE")?;
+        Ok((pair.0.to_owned(), pair.1.to_owned()))
+    };
+    let plan = run::Plan {
+        seed,
+        nodes: args.nodes,
+        time: Duration::from_secs_f64(args.minutes * 60.0),
+        hold: Duration::from_secs_f64(args.hold),
+        kinds,
+        load: Load {
+            writers: args.writers,
+            pause: Duration::from_millis(args.pause),
+        },
+        folder: args
+            .folder
+            .unwrap_or_else(|| format!("jepsen-runs/{seed}").into()),
+        merlin: match args.merlin {
+            Some(merlin) => merlin,
+            None => e2e::programs::locate("merlin")?,
+        },
+        environment: args.env.iter().map(variable).collect::<Result<_>>()?,
+    };
+    plan.check()?;
+    Ok(plan)
+}
+
+async fn run_daemon(ordeal: Ordeal) -> ExitCode {
+    let verdict = match ordeal {
+        Ordeal::Run(_) => return ExitCode::from(HARNESS_FAILED),
+        Ordeal::Kill { rounds, seed } => {
             println!("seed {seed}");
             let longest = Duration::from_millis(400);
             kill::run(
@@ -64,12 +200,12 @@ async fn main() -> ExitCode {
             )
             .await
         }
-        Run::PowerCut { cuts, seed } => {
+        Ordeal::PowerCut { cuts, seed } => {
             println!("seed {seed}");
             let cut = || power::run(&std::env::current_exe()?, cuts, seed);
             tokio::task::block_in_place(cut)
         }
-        Run::InGuest { first } => {
+        Ordeal::InGuest { first } => {
             if let Err(error) = power::in_guest(first).await {
                 eprintln!("{error:#}");
             }

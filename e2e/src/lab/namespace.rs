@@ -8,15 +8,16 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
-/// A network namespace made by `ip netns add`. The value is only its name; the lab makes and
-/// deletes the namespace itself.
+/// A network namespace made by `ip netns add`. The value is only its name; whoever builds the
+/// network makes and deletes the namespace itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
     name: String,
 }
 
 impl Namespace {
-    pub(super) fn named(name: String) -> Self {
+    #[must_use]
+    pub fn named(name: String) -> Self {
         Self { name }
     }
 

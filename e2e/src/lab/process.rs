@@ -21,11 +21,7 @@ pub struct Process {
 
 impl Process {
     /// Output is added to the log, so that a restarted program's story reads in one piece.
-    pub(super) fn spawn(
-        namespace: &Namespace,
-        command: &mut Command,
-        log: PathBuf,
-    ) -> Result<Self> {
+    pub fn spawn(namespace: &Namespace, command: &mut Command, log: PathBuf) -> Result<Self> {
         let file = File::options()
             .create(true)
             .append(true)
@@ -56,6 +52,11 @@ impl Process {
 
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// How it ended, if it has.
+    pub fn exit_status(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     /// Ends it with no chance to tidy up, as a crash would.

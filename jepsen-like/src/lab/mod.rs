@@ -1,0 +1,133 @@
+//! The machines under test: each a network namespace, a disk of its own and a daemon on it.
+//!
+//! ```text
+//!  this program 10.99.0.254 ── bridge ─┬─ n1 10.99.0.1   /run/jepsen/n1/disk   loop image on a
+//!                                      ├─ n2 10.99.0.2                         tmpfs of its own
+//!                                      └─ ...
+//! ```
+//!
+//! The whole lab lives in namespaces of [`enclosure`]: processes, mounts and networks. So parallel
+//! runs cannot meet, the names above need not be unique, and nothing is left of a run that is
+//! killed: the kernel takes the namespaces down with their first process.
+
+pub mod disk;
+pub mod enclosure;
+pub mod machine;
+pub mod network;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::ops::{Moment, Node};
+use disk::Disk;
+use machine::Machine;
+
+/// Where everything of a run is that need not outlive it. A file system of the enclosure.
+pub(crate) const PRIVATE: &str = "/run/jepsen";
+
+/// The one clock of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+/// How the lab is made.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub nodes: Node,
+    /// The daemon's program.
+    pub merlin: PathBuf,
+    /// What else is said in the daemon's environment.
+    pub environment: Vec<(String, String)>,
+    /// Where logs go, which outlive the lab.
+    pub folder: PathBuf,
+    /// Whether the machines' clocks can be moved.
+    pub movable_clocks: bool,
+}
+
+#[derive(Debug)]
+pub struct Lab {
+    pub clock: Clock,
+    pub machines: Vec<Arc<Machine>>,
+}
+
+impl Clock {
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "a clock begins when it is made")]
+    pub fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        Moment::try_from(self.0.elapsed().as_micros()).unwrap_or(Moment::MAX)
+    }
+}
+
+impl Lab {
+    /// Builds networks and disks. No daemon runs yet.
+    pub fn build(shape: &Shape) -> Result<Self> {
+        ensure!(
+            enclosure::inside(),
+            "a lab is only built inside its enclosure"
+        );
+        network::build(shape.nodes).context("building the network")?;
+        let clock = Clock::new();
+        let machine = |number| {
+            let disk = Disk::create(&Path::new(PRIVATE).join(format!("n{number}")))
+                .with_context(|| format!("making a disk for n{number}"))?;
+            Ok(Arc::new(Machine::new(number, shape, disk, clock)?))
+        };
+        let machines = (1..=shape.nodes).map(machine).collect::<Result<_>>()?;
+        Ok(Self { clock, machines })
+    }
+
+    /// Makes the machines one cluster: the first founds it, the others join with its tokens.
+    pub fn form_cluster(&self) -> Result<()> {
+        let (first, others) = self.machines.split_first().context("a lab without nodes")?;
+        first.start()?;
+        await_ready(first)?;
+        for machine in others {
+            let token = first.create_token(&machine.name())?;
+            machine.set_token(&token)?;
+            machine.start()?;
+            await_ready(machine)?;
+        }
+        let voters = || {
+            let members = first.cluster(&["members", "-o", "json"])?;
+            let members: serde_json::Value = serde_json::from_str(&members)?;
+            let members = members["members"].as_array().context("no members")?;
+            let voters = members.iter().filter(|member| member["voter"] == true);
+            ensure!(voters.count() == self.machines.len(), "not all have a vote");
+            Ok(())
+        };
+        e2e::poll::eventually(START, voters).context("waiting for votes")
+    }
+
+    #[must_use]
+    pub fn machine(&self, node: Node) -> &Arc<Machine> {
+        &self.machines[usize::from(node) - 1]
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = Node> + '_ {
+        self.machines.iter().map(|machine| machine.number)
+    }
+}
+
+/// How long a first start may take.
+const START: Duration = Duration::from_secs(40);
+
+fn await_ready(machine: &Machine) -> Result<()> {
+    let deadline = Instant::now() + START;
+    loop {
+        match machine.http("/ready") {
+            Ok(answer) if answer.starts_with("HTTP/1.1 200") => return Ok(()),
+            answer if Instant::now() > deadline => {
+                let name = machine.name();
+                bail!("{name} is not ready: {answer:?}\n{}", machine.log_tail());
+            }
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}

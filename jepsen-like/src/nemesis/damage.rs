@@ -1,0 +1,116 @@
+//! Files that are damaged while nobody looks.
+//!
+//! A node may get over it by itself, or refuse to start in words; it may not go on as if nothing
+//! had happened. Where it refuses, the damage is undone, to the byte: what a node may never have is
+//! an old copy.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rand::Rng;
+
+use super::{Begun, Kind, Nemesis};
+use crate::checker::Law;
+use crate::lab::network::checked;
+use crate::ops::Node;
+
+/// By then a daemon runs or has said why not.
+const DECISION: Duration = Duration::from_secs(10);
+
+impl Nemesis {
+    pub(super) fn damage(&mut self, kind: Kind) -> Result<Begun> {
+        let victim = self.any();
+        let machine = self.machine(victim).clone();
+        let mut begun = self.begin(kind, String::new(), [victim]);
+        machine.kill()?;
+        let data = machine.data();
+        let file = match kind {
+            Kind::SnapshotTorn => newest(&data.join("snapshots"))?,
+            _ => Some(data.join("log/sled/db")),
+        };
+        let Some(file) = file else {
+            machine.start()?;
+            begun.detail = format!("n{victim} has no snapshot yet");
+            return Ok(begun);
+        };
+        let backup = data.with_extension("backup");
+        copy(&data, &backup)?;
+        let whole = fs::read(&file).with_context(|| file.display().to_string())?;
+        let damaged = match kind {
+            Kind::SnapshotTorn => whole[..whole.len() / 2].to_vec(),
+            _ => self.flip(&whole),
+        };
+        ensure!(damaged != whole, "the damage changed nothing");
+        fs::write(&file, damaged)?;
+        let seen = machine.log().len();
+        machine.start()?;
+        let refused = self.await_decision(victim);
+        let said = machine.log().split_off(seen);
+        begun.detail = match refused {
+            true => {
+                machine.kill()?;
+                fs::remove_dir_all(&data)?;
+                fs::rename(&backup, &data)?;
+                machine.start()?;
+                let words = ["remove this member", "join the cluster as a new node"];
+                if !words.iter().any(|word| said.contains(word)) {
+                    let what = format!("n{victim} does not start and does not say why: {said}");
+                    self.shared.recorder.violation(Law::DaemonsStayUp, what);
+                }
+                format!("n{victim} noticed and refused to start")
+            }
+            false => {
+                fs::remove_dir_all(&backup)?;
+                format!("n{victim} got over it")
+            }
+        };
+        Ok(begun)
+    }
+
+    /// Eight bytes somewhere in what was written.
+    fn flip(&mut self, whole: &[u8]) -> Vec<u8> {
+        let mut damaged = whole.to_vec();
+        let used = whole.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+        let at = self.dice.random_range(0..=used.saturating_sub(8));
+        for byte in damaged.iter_mut().skip(at).take(8) {
+            *byte = !*byte;
+        }
+        damaged
+    }
+
+    /// Whether the daemon has ended instead of becoming ready.
+    fn await_decision(&self, victim: Node) -> bool {
+        let machine = self.machine(victim);
+        let life = machine.life();
+        let deadline = Instant::now() + DECISION;
+        while Instant::now() < deadline {
+            if machine.life() != life || !machine.is_up() {
+                return true;
+            }
+            if machine.http("/alive").is_ok() {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let paths = [from, to].map(|path| path.to_string_lossy().into_owned());
+    checked("cp", &["-a", &paths[0], &paths[1]])?;
+    // A backup that a power cut could take is none.
+    checked("sync", &["--file-system", &paths[1]]).map(drop)
+}
+
+fn newest(directory: &Path) -> Result<Option<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        files.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    Ok(files.into_iter().max().map(|(_, path)| path))
+}

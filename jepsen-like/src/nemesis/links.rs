@@ -1,0 +1,162 @@
+//! Partitions, loss and slow links. Clients keep reaching every node.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rand::Rng;
+use rand::seq::SliceRandom;
+
+use super::{Begun, Kind, Nemesis};
+use crate::lab::network::{self, Filter};
+use crate::ops::Node;
+
+/// Which nodes each node does not hear.
+type Cuts = BTreeMap<Node, Vec<Node>>;
+
+impl Nemesis {
+    pub(super) fn hurt_links(&mut self, kind: Kind) -> Result<Begun> {
+        match kind {
+            Kind::PartitionFlapping => self.flap(kind),
+            Kind::PacketLoss => self.lose_packets(kind),
+            Kind::SlowLinks => self.slow_links(kind),
+            _ => self.partition(kind),
+        }
+    }
+
+    fn partition(&mut self, kind: Kind) -> Result<Begun> {
+        let (cuts, detail) = self.cuts(kind)?;
+        let begun = self.begin(kind, detail, []);
+        cut(&cuts)?;
+        self.hold();
+        let dropped = mend(&cuts)?;
+        ensure!(dropped > 0, "no packet met the partition {cuts:?}");
+        let detail = format!("{}, {dropped} packets dropped", begun.detail);
+        Ok(Begun { detail, ..begun })
+    }
+
+    fn cuts(&mut self, kind: Kind) -> Result<(Cuts, String)> {
+        let mut nodes = self.nodes();
+        let count = nodes.len();
+        Ok(match kind {
+            Kind::PartitionLeader => {
+                let leader = self.leader()?;
+                (apart(&nodes, &[leader]), format!("n{leader} is alone"))
+            }
+            Kind::PartitionRing => {
+                nodes.shuffle(&mut self.dice);
+                // Each node hears itself and its neighbours: a bare majority.
+                let reach = count.div_ceil(2).saturating_sub(1).div_ceil(2);
+                let far = |at: usize, other: usize| {
+                    let distance = at.abs_diff(other);
+                    distance.min(count - distance) > reach
+                };
+                let cuts = (0..count).map(|at| {
+                    let others = (0..count).filter(|other| far(at, *other));
+                    (nodes[at], others.map(|other| nodes[other]).collect())
+                });
+                let cuts: Cuts = cuts.collect();
+                let detail = match cuts.values().all(Vec::is_empty) {
+                    // A ring of three is whole: leave one link out.
+                    true => {
+                        let (a, b) = (nodes[0], nodes[1]);
+                        let cuts = BTreeMap::from([(a, vec![b]), (b, vec![a])]);
+                        return Ok((cuts, format!("n{a} and n{b} do not hear each other")));
+                    }
+                    false => format!("in the order {nodes:?}"),
+                };
+                (cuts, detail)
+            }
+            Kind::PartitionOneWay => {
+                let victim = self.victim()?;
+                nodes.retain(|node| *node != victim);
+                if self.dice.random() {
+                    let cuts = Cuts::from([(victim, nodes)]);
+                    (cuts, format!("n{victim} hears nobody"))
+                } else {
+                    let cuts = nodes.iter().map(|node| (*node, vec![victim])).collect();
+                    (cuts, format!("nobody hears n{victim}"))
+                }
+            }
+            _ => {
+                nodes.shuffle(&mut self.dice);
+                let few: Vec<Node> = nodes[..(count - 1) / 2].to_vec();
+                (apart(&nodes, &few), format!("{few:?} are apart"))
+            }
+        })
+    }
+
+    fn flap(&mut self, kind: Kind) -> Result<Begun> {
+        let victim = self.victim()?;
+        let cuts = apart(&self.nodes(), &[victim]);
+        let begun = self.begin(kind, String::new(), []);
+        let mut dropped = 0;
+        let mut times = 0;
+        // An election takes about a second.
+        while times < 6 && !self.stopped() {
+            cut(&cuts)?;
+            thread::sleep(Duration::from_millis(self.dice.random_range(200..900)));
+            dropped += mend(&cuts)?;
+            thread::sleep(Duration::from_millis(self.dice.random_range(50..600)));
+            times += 1;
+        }
+        ensure!(dropped > 0, "no packet met the partition {cuts:?}");
+        let detail = format!("n{victim} alone {times} times, {dropped} packets dropped");
+        Ok(Begun { detail, ..begun })
+    }
+
+    fn lose_packets(&mut self, kind: Kind) -> Result<Begun> {
+        let percent = self.dice.random_range(5..30);
+        let begun = self.begin(kind, String::new(), []);
+        for node in self.nodes() {
+            network::filter(node, &Filter::Lossy(percent))?;
+        }
+        self.hold();
+        let mut dropped = 0;
+        for node in self.nodes() {
+            dropped += network::unfilter(node)?;
+        }
+        ensure!(dropped > 0, "no packet was lost");
+        let detail = format!("{percent} % of all packets, {dropped} of them");
+        Ok(Begun { detail, ..begun })
+    }
+
+    fn slow_links(&mut self, kind: Kind) -> Result<Begun> {
+        let victim = self.victim()?;
+        let rate = self.dice.random_range(100..600);
+        let begun = self.begin(kind, String::new(), []);
+        network::throttle(victim, rate)?;
+        self.hold();
+        let delayed = network::unthrottle(victim)?;
+        ensure!(delayed > 0, "nothing had to wait at {rate} kbit/s");
+        let detail = format!("n{victim} sends {rate} kbit/s, {delayed} packets waited");
+        Ok(Begun { detail, ..begun })
+    }
+}
+
+/// Both ways between these and all others.
+fn apart(nodes: &[Node], few: &[Node]) -> Cuts {
+    let other_side = |node: &Node| {
+        let here = few.contains(node);
+        let others = nodes.iter().filter(|other| few.contains(other) != here);
+        (*node, others.copied().collect())
+    };
+    nodes.iter().map(other_side).collect()
+}
+
+fn cut(cuts: &Cuts) -> Result<()> {
+    let hurt = cuts.iter().filter(|(_, from)| !from.is_empty());
+    for (node, from) in hurt {
+        network::filter(*node, &Filter::From(from.clone()))?;
+    }
+    Ok(())
+}
+
+fn mend(cuts: &Cuts) -> Result<u64> {
+    let mut dropped = 0;
+    for (node, _) in cuts.iter().filter(|(_, from)| !from.is_empty()) {
+        dropped += network::unfilter(*node)?;
+    }
+    Ok(dropped)
+}

@@ -1,0 +1,347 @@
+//! Hurts the lab: one fault after the other, each installed, proved to have happened, held, and
+//! healed. A fault that cannot be proved is a failure of this program, not a pass of merlin's.
+
+mod clock;
+mod damage;
+mod disk;
+mod links;
+mod process;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use tokio::runtime::Handle;
+
+use crate::checker::Law;
+use crate::client::{Client, describe};
+use crate::lab::machine::Machine;
+use crate::ops::{Hurt, Moment, Node};
+use crate::recorder::Fault;
+use crate::workload::Shared;
+
+/// What can be done to a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
+pub enum Kind {
+    /// The leader hears nobody, and nobody hears it
+    PartitionLeader,
+    /// Less than half of the nodes are cut off together
+    PartitionMinority,
+    /// Every node sees a majority, and no two see the same
+    PartitionRing,
+    /// A node, often the leader, speaks and hears nothing, or the other way round
+    PartitionOneWay,
+    /// Nodes are cut off and reconnected faster than elections end
+    PartitionFlapping,
+    /// A part of all packets between nodes is lost
+    PacketLoss,
+    /// What a node sends trickles
+    SlowLinks,
+    /// SIGKILL to one node
+    Kill,
+    /// SIGKILL to every node at once
+    KillAll,
+    /// SIGKILL to the leader, and to the next one, and so on
+    KillLeader,
+    /// SIGSTOP to one node, often the leader, and SIGCONT
+    Pause,
+    /// A node's clock is an hour ahead, or behind
+    ClockJump,
+    /// A node's disk has no room, often the leader's
+    DiskFull,
+    /// A node's disk takes no writes for a while, and then all of them
+    DiskStall,
+    /// A node's disk becomes read-only, as ext4 makes it after an error
+    DiskReadOnly,
+    /// What a node writes cannot be synced
+    DiskSyncFails,
+    /// A node loses what it had not synced
+    PowerCut,
+    /// Every node loses what it had not synced
+    PowerCutAll,
+    /// A node's newest snapshot is cut off in the middle while it is down
+    SnapshotTorn,
+    /// Some bytes of a node's log are flipped while it is down
+    LogFlipped,
+    /// Every node is stopped in order and started again, one after the other
+    RollingRestart,
+}
+
+/// The hand that hurts. It runs on a thread of its own.
+pub(crate) struct Nemesis {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    dice: StdRng,
+    hold: Duration,
+}
+
+/// A fault that has begun.
+struct Begun {
+    kind: Kind,
+    detail: String,
+    from: Moment,
+    /// Whose daemon may end by itself because of it, or stand still.
+    hurt: Vec<Node>,
+}
+
+/// All is well again after so long, or never.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+/// Goes through the kinds in random order, all of them before any comes again, and at least once.
+pub(crate) fn run(
+    shared: Arc<Shared>,
+    runtime: Handle,
+    kinds: &[Kind],
+    seed: u64,
+    until: Instant,
+    hold: Duration,
+    mut progress: impl FnMut(&str),
+) -> Result<()> {
+    let dice = StdRng::seed_from_u64(seed);
+    let mut nemesis = Nemesis {
+        shared,
+        runtime,
+        dice,
+        hold,
+    };
+    let mut first_round = true;
+    while (first_round || Instant::now() < until) && !kinds.is_empty() {
+        let mut kinds = kinds.to_vec();
+        kinds.shuffle(&mut nemesis.dice);
+        // A snapshot has to be there before it can be torn.
+        if first_round {
+            kinds.sort_by_key(|kind| *kind == Kind::SnapshotTorn);
+        }
+        for kind in kinds {
+            if nemesis.stopped() || (!first_round && Instant::now() >= until) {
+                return Ok(());
+            }
+            let (words, recovered) = nemesis.inflict(kind)?;
+            progress(&words);
+            if !recovered {
+                // Whatever came now would say nothing new.
+                return Ok(());
+            }
+        }
+        first_round = false;
+    }
+    Ok(())
+}
+
+impl Nemesis {
+    fn stopped(&self) -> bool {
+        self.shared.stop.is_cancelled()
+    }
+
+    fn now(&self) -> Moment {
+        self.shared.recorder.clock.now()
+    }
+
+    fn machine(&self, node: Node) -> &Arc<Machine> {
+        self.shared.lab.machine(node)
+    }
+
+    /// One fault, from beginning to recovery. Says what it was, and whether all is well again.
+    fn inflict(&mut self, kind: Kind) -> Result<(String, bool)> {
+        let name = kind.name();
+        let begun = self
+            .perform(kind)
+            .with_context(|| format!("nemesis {name}"))?;
+        let (from, to) = (begun.from, self.now());
+        let fault = self.shared.recorder.fault(Fault {
+            name: name.clone(),
+            detail: begun.detail.clone(),
+            from,
+            to,
+            recovered: None,
+        });
+        let recovered = self.recover(&begun)?;
+        if recovered {
+            self.shared.recorder.recovered(fault);
+        }
+        let end = self.now();
+        for node in begun.hurt {
+            let to = end;
+            self.shared.recorder.hurt(Hurt { node, from, to });
+        }
+        let seconds = Duration::from_micros(end - to).as_secs_f32();
+        let detail = begun.detail;
+        let well = if recovered { "well again" } else { "NOT well" };
+        let words = format!("{name}: {detail}; {well} after {seconds:.1} s");
+        Ok((words, recovered))
+    }
+
+    fn perform(&mut self, kind: Kind) -> Result<Begun> {
+        match kind {
+            Kind::PartitionLeader
+            | Kind::PartitionMinority
+            | Kind::PartitionRing
+            | Kind::PartitionOneWay
+            | Kind::PartitionFlapping
+            | Kind::PacketLoss
+            | Kind::SlowLinks => self.hurt_links(kind),
+            Kind::Kill | Kind::KillAll | Kind::KillLeader | Kind::Pause | Kind::RollingRestart => {
+                self.hurt_processes(kind)
+            }
+            Kind::ClockJump => self.jump(),
+            Kind::DiskFull
+            | Kind::DiskStall
+            | Kind::DiskReadOnly
+            | Kind::DiskSyncFails
+            | Kind::PowerCut
+            | Kind::PowerCutAll => self.hurt_disks(kind),
+            Kind::SnapshotTorn | Kind::LogFlipped => self.damage(kind),
+        }
+    }
+
+    fn begin(&self, kind: Kind, detail: impl Into<String>, hurt: impl Into<Vec<Node>>) -> Begun {
+        Begun {
+            kind,
+            detail: detail.into(),
+            from: self.now(),
+            hurt: hurt.into(),
+        }
+    }
+
+    /// Lets the fault last.
+    fn hold(&mut self) {
+        let time = self.hold.mul_f64(0.6 + 0.8 * self.dice.random::<f64>());
+        let until = Instant::now() + time;
+        while Instant::now() < until && !self.stopped() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn nodes(&self) -> Vec<Node> {
+        self.shared.lab.nodes().collect()
+    }
+
+    fn any(&mut self) -> Node {
+        let nodes = self.nodes();
+        nodes[self.dice.random_range(0..nodes.len())]
+    }
+
+    /// The leader as often as not: that is where it hurts.
+    fn victim(&mut self) -> Result<Node> {
+        match self.dice.random_ratio(1, 2) {
+            true => self.leader(),
+            false => Ok(self.any()),
+        }
+    }
+
+    /// Who leads, by the newest term that anybody knows of.
+    fn leader(&self) -> Result<Node> {
+        let deadline = Instant::now() + RECOVERY;
+        loop {
+            let known = self.descriptions().into_iter().filter(|d| d.leader != 0);
+            if let Some(newest) = known.max_by_key(|description| description.term) {
+                let id = newest.leader;
+                let leader = newest.members.iter().find(|member| member.id == id);
+                let name = leader
+                    .map(|leader| leader.name.as_str())
+                    .unwrap_or_default();
+                let number = name.strip_prefix('n').and_then(|n| n.parse().ok());
+                return number.with_context(|| format!("the leader is called {name:?}"));
+            }
+            if Instant::now() > deadline {
+                bail!("nobody leads");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn descriptions(&self) -> Vec<merlin_proto::v1::DescribeResponse> {
+        let machines = &self.shared.lab.machines;
+        let up = machines.iter().filter(|machine| machine.is_up());
+        let ask = up.map(|machine| describe(machine, Duration::from_secs(1)));
+        let answers = self.runtime.block_on(futures::future::join_all(ask));
+        answers.into_iter().filter_map(Result::ok).collect()
+    }
+
+    /// Waits until writes are accepted and every node has them. When that never happens, merlin
+    /// has failed, and this says so.
+    fn recover(&self, begun: &Begun) -> Result<bool> {
+        let healed = self.now();
+        let deadline = Instant::now() + RECOVERY;
+        let mut revision = None;
+        let mut left: BTreeMap<Node, String> = self
+            .nodes()
+            .into_iter()
+            .map(|n| (n, "not asked".into()))
+            .collect();
+        while !self.stopped() {
+            if revision.is_none() {
+                let last = self.shared.recorder.last_done();
+                revision = last
+                    .filter(|record| record.start > healed)
+                    .and_then(|record| match record.outcome {
+                        crate::ops::Outcome::Done { revision, .. } => Some(revision),
+                        _ => None,
+                    });
+            }
+            if let Some(revision) = revision {
+                for node in left.clone().into_keys() {
+                    match self.catalog_of(node) {
+                        Ok(reached) if reached >= revision => _ = left.remove(&node),
+                        Ok(reached) => _ = left.insert(node, format!("at revision {reached}")),
+                        Err(why) => _ = left.insert(node, why),
+                    }
+                }
+                if left.is_empty() {
+                    return Ok(true);
+                }
+            }
+            if Instant::now() > deadline {
+                let what = format!(
+                    "{} ({}) was healed at {healed} us, and {RECOVERY:?} later {}",
+                    begun.kind.name(),
+                    begun.detail,
+                    match revision {
+                        None => "no write had been accepted".to_owned(),
+                        Some(revision) => format!("not all were at revision {revision}: {left:?}"),
+                    }
+                );
+                self.shared.recorder.violation(Law::Convergence, what);
+                return Ok(false);
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(true)
+    }
+
+    fn catalog_of(&self, node: Node) -> Result<u64, String> {
+        let machine = Arc::clone(self.machine(node));
+        let patience = Duration::from_secs(2);
+        self.runtime.block_on(async {
+            let client = Client::new(&machine);
+            let asked = client.status(patience);
+            match tokio::time::timeout(patience, asked).await {
+                Ok(Ok(status)) => match status.store {
+                    Some(store) if !store.available => Err(store.error),
+                    _ => Ok(status.catalog_revision),
+                },
+                Ok(Err(status)) => Err(status.message().to_owned()),
+                Err(_) => Err("it does not answer".to_owned()),
+            }
+        })
+    }
+}
+
+impl Kind {
+    #[must_use]
+    pub fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        Self::value_variants().to_vec()
+    }
+}

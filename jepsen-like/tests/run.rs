@@ -1,0 +1,37 @@
+//! A short run with every nemesis.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests too"
+)]
+
+use std::process::Command;
+
+/// Prints what the run says, which is what there is to know of a failure.
+fn run(args: &[&str]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_jepsen-like"))
+        .arg("run")
+        .arg("--folder")
+        .arg(folder.path())
+        .args(args)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{said}");
+    let code = output.status.code();
+    if code != Some(0) {
+        // The logs are worth more than the space they take.
+        println!("kept: {}", folder.keep().display());
+    }
+    (code, said)
+}
+
+#[test]
+fn merlin_keeps_every_promise_under_every_nemesis() {
+    let args = ["--seed", "20", "--minutes", "0.5", "--hold", "1"];
+    let (code, said) = run(&args);
+    assert_eq!(code, Some(0));
+    assert!(said.contains("clean: merlin kept every promise"));
+}
