@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use merlin_model::store::{ProposeError, ReadError};
 use merlin_model::{Catalog, Command, Invalid, Mutation, Rejection, Reply, Revision, ServiceId};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -319,9 +319,13 @@ async fn clear(client: &Client, directory: &str, before: Index) -> Result<Index,
         if old.is_empty() {
             break;
         }
-        let deletions = old.iter().map(|record| async {
-            let ask = Ask::delete(&record.key, record.modified);
-            client.change(&ask).await
+        // Boxed, or the compiler cannot tell that the whole may move between threads (Rust #102211).
+        let deletions = old.into_iter().map(|record| {
+            let deletion = async move {
+                let ask = Ask::delete(&record.key, record.modified);
+                client.change(&ask).await
+            };
+            deletion.boxed()
         });
         let deletions: Vec<_> = futures::stream::iter(deletions)
             .buffer_unordered(IN_FLIGHT)

@@ -200,7 +200,8 @@ impl Shared {
     /// Waits for the copy to move on from what a decision was made on.
     async fn catch_up(&self, decided_on: &Replica, deadline: Instant, attempts: &mut Attempts) {
         let mut replica = self.views.replica.clone();
-        let moved = replica.wait_for(|replica| replica.revision() != decided_on.revision());
+        let before = decided_on.revision();
+        let moved = replica.wait_for(move |replica| replica.revision() != before);
         let until = deadline.min(Instant::now() + CATCH_UP);
         if timeout_at(until, moved).await.is_ok() {
             attempts.stuck = 0;

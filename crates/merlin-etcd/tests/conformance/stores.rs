@@ -74,7 +74,6 @@ pub(crate) async fn raft() -> Fixture {
             election_max: Duration::from_millis(400),
             promote_after: Duration::from_millis(100),
         },
-        level: merlin_raft::Level::default(),
     });
     let store = store.await.expect("a cluster of one");
     let ready = store.read(Consistency::Linearizable, DEADLINE).await;
