@@ -139,8 +139,8 @@ pub(crate) const RESTORING: &str = "restoring";
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
-    /// Holds the lock for as long as it is open.
-    _lock: File,
+    /// Holds the lock until it is released, or closed.
+    lock: File,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -177,12 +177,19 @@ impl DataDir {
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),
-                _lock: lock,
+                lock,
             }),
             Err(TryLockError::WouldBlock) => Err(DataDirError::InUse {
                 dir: path.to_owned(),
             }),
             Err(TryLockError::Error(source)) => Err(DataDirError::io("lock", path, source)),
+        }
+    }
+
+    /// Lets the next one use the directory. Nothing may be written here any more.
+    pub(crate) fn release(&self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "the data directory stays locked until the process ends");
         }
     }
 

@@ -13,6 +13,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use openraft::storage::RaftLogStorage;
 use openraft::{EntryPayload, RaftLogReader};
@@ -27,6 +28,8 @@ use crate::level::Level;
 use crate::log::LogStore;
 use crate::proposal::Request;
 use crate::proposer::now;
+use crate::standing::Standing;
+use crate::store::RaftStore;
 use crate::typ::Entry;
 
 /// What is to become of a data directory.
@@ -96,42 +99,113 @@ pub async fn join(join: Join) -> Result<Joined, JoinError> {
         level,
     } = join;
     let place = Place::open(data_dir).await?;
-    if !discard {
-        if let Some(member) = place.member().await?
-            && member.cluster == token.cluster
-        {
-            return Ok(Joined::Already(member));
-        }
-        if !place.untouched().await? {
-            return Err(JoinError::InUse { dir: place.path });
-        }
+    let member = if discard { None } else { place.member().await? };
+    let member = member.filter(|member| member.cluster == token.cluster);
+    // What a removed node holds is a copy of what the cluster it comes back to has.
+    let returns = member.is_some() && place.dir.is_marked_removed();
+    match member {
+        Some(member) if !returns => return Ok(Joined::Already(member)),
+        _ if discard || returns => {}
+        _ if place.untouched().await? => {}
+        _ => return Err(JoinError::InUse { dir: place.path }),
     }
+    let key = place.joining_key().await?;
     let applicant = Applicant {
-        key: place.joining_key().await?,
+        key,
         name,
         advertise,
         level,
     };
     let enrolled = enroll(&token, &applicant).await?;
-    let (name, role, members) = (
-        enrolled.identity.name(),
-        enrolled.role,
-        enrolled.members.clone(),
-    );
-    let discarded = place.settle(enrolled, discard).await?;
-    Ok(Joined::Now {
-        name,
-        role,
-        members,
-        discarded,
-    })
+    place.settle(enrolled, discard || returns).await
+}
+
+/// What a node with an open store is told about joining.
+#[derive(Debug)]
+pub enum Application {
+    /// It is a member of the token's cluster.
+    Already(PeerName),
+    Admitted(Box<Admitted>),
+}
+
+/// A cluster has let a node in whose store is open still, as that of another cluster's node.
+#[derive(Debug)]
+pub struct Admitted {
+    data_dir: PathBuf,
+    enrolled: Enrolled,
+    keep: bool,
+}
+
+impl RaftStore {
+    /// Asks the cluster of a token to let this node in, which has nothing to lose. Nothing of it
+    /// changes before [`Admitted::settle`].
+    pub async fn apply_for(&self, join: Join) -> Result<Application, JoinError> {
+        let Join {
+            data_dir,
+            token,
+            name,
+            advertise,
+            discard_local_state: discard,
+            level,
+        } = join;
+        let inner = &self.inner;
+        let same = inner.me.cluster == token.cluster;
+        let returns = match self.standing() {
+            Standing::Member if same && !discard => {
+                return Ok(Application::Already(PeerName {
+                    cluster: token.cluster,
+                    node: inner.me.node,
+                }));
+            }
+            Standing::Removed => same,
+            Standing::Member => false,
+            // Nothing is left of what there was.
+            Standing::Left => true,
+        };
+        let allowed = discard || returns;
+        if !allowed && !is_untouched(&inner.dir, &mut inner.log.clone()).await? {
+            return Err(JoinError::InUse { dir: data_dir });
+        }
+        let dir = Arc::clone(&inner.dir);
+        let key = blocking(move || Ok(IdentityDir::open(dir.identity())?.joining_key()?)).await?;
+        let applicant = Applicant {
+            key,
+            name,
+            advertise,
+            level,
+        };
+        let enrolled = enroll(&token, &applicant).await?;
+        Ok(Application::Admitted(Box::new(Admitted {
+            data_dir,
+            enrolled,
+            keep: allowed,
+        })))
+    }
+}
+
+impl Admitted {
+    pub fn name(&self) -> PeerName {
+        self.enrolled.identity.name()
+    }
+
+    pub fn role(&self) -> Role {
+        self.enrolled.role
+    }
+
+    /// Makes the data directory the new node's, once the store is shut down.
+    pub async fn settle(self) -> Result<Joined, JoinError> {
+        let place = Place::open(self.data_dir).await?;
+        // Something may have been written since the store was looked at.
+        let keep = self.keep || !place.untouched().await?;
+        place.settle(self.enrolled, keep).await
+    }
 }
 
 /// The data directory that is to be a member's, locked.
 #[derive(Clone, Debug)]
 struct Place {
     path: PathBuf,
-    dir: std::sync::Arc<DataDir>,
+    dir: Arc<DataDir>,
     identity: IdentityDir,
 }
 
@@ -166,37 +240,25 @@ impl Place {
     /// Whether nothing is lost with the state that is there: a node that made itself a cluster of
     /// one and has done nothing since.
     async fn untouched(&self) -> Result<bool, JoinError> {
-        if holds_files(&self.dir.snapshots()) {
-            return Ok(false);
-        }
         let dir = self.dir.log();
         if !dir.exists() {
-            return Ok(true);
+            return Ok(!holds_files(&self.dir.snapshots()));
         }
         let opened = blocking({
             let path = dir.clone();
             move || Ok(LogStore::open(&path))
         });
-        let unreadable = |source: Box<dyn std::error::Error + Send + Sync>| JoinError::Unreadable {
-            dir,
-            source,
-        };
         let mut log = match opened.await? {
             Ok(log) => log,
-            Err(error) => return Err(unreadable(error.into())),
+            Err(error) => return Err(unreadable(dir, error)),
         };
-        let read = async {
-            let purged = log.get_log_state().await?.last_purged_log_id.is_some();
-            let entries = log.try_get_log_entries(..).await?;
-            Ok(!purged && entries.iter().all(begins_a_cluster_of_one))
-        };
-        let untouched = read.await;
+        let untouched = is_untouched(&self.dir, &mut log).await;
         blocking(move || {
             log.close();
             Ok(())
         })
         .await?;
-        untouched.map_err(|error: crate::typ::StorageError| unreadable(error.into()))
+        untouched
     }
 
     async fn joining_key(&self) -> Result<NodeKey, JoinError> {
@@ -204,9 +266,8 @@ impl Place {
         blocking(move || Ok(identity.joining_key()?)).await
     }
 
-    /// Gives the directory to the new node. Returns where the state is that was there before, if
-    /// it was worth keeping.
-    async fn settle(self, enrolled: Enrolled, keep: bool) -> Result<Option<PathBuf>, JoinError> {
+    /// Gives the directory to the new node. What was there before is kept, if it was worth it.
+    async fn settle(self, enrolled: Enrolled, keep: bool) -> Result<Joined, JoinError> {
         blocking(move || {
             let aside = self.dir.set_aside(&format!("discarded-{}", now().0))?;
             let name = enrolled.identity.name();
@@ -222,16 +283,44 @@ impl Place {
             })?;
             self.identity.save(&enrolled.identity)?;
             self.identity.forget_joining_key()?;
-            match aside {
+            let discarded = match aside {
                 Some(aside) if !keep => {
                     self.dir.remove_aside(&aside)?;
-                    Ok(None)
+                    None
                 }
-                aside => Ok(aside),
-            }
+                aside => aside,
+            };
+            Ok(Joined::Now {
+                name,
+                role: enrolled.role,
+                members: enrolled.members,
+                discarded,
+            })
         })
         .await
     }
+}
+
+/// Whether a log holds no more than that of a node that has done nothing yet.
+async fn is_untouched(dir: &DataDir, log: &mut LogStore) -> Result<bool, JoinError> {
+    if holds_files(&dir.snapshots()) {
+        return Ok(false);
+    }
+    let read = async {
+        let purged = log.get_log_state().await?.last_purged_log_id.is_some();
+        let entries = log.try_get_log_entries(..).await?;
+        Ok(!purged && entries.iter().all(begins_a_cluster_of_one))
+    };
+    read.await
+        .map_err(|error: crate::typ::StorageError| unreadable(dir.log(), error))
+}
+
+fn unreadable(
+    dir: PathBuf,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> JoinError {
+    let source = source.into();
+    JoinError::Unreadable { dir, source }
 }
 
 /// Whether an entry only says what every new cluster of one node says.

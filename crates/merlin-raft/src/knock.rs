@@ -64,7 +64,13 @@ impl Knocker {
                 }),
                 Ok(answer) if answer.trouble.is_empty() => return None,
                 Ok(answer) => {
-                    trouble = Some(format!("{target} says: {}", answer.trouble));
+                    let hint = if answer.trouble.contains(&self.this.addr) {
+                        "; is that address right (--advertise-addr), and no NAT or firewall in \
+                         between?"
+                    } else {
+                        ""
+                    };
+                    trouble = Some(format!("{target} says: {}{hint}", answer.trouble));
                 }
                 Err(reason) => trouble = trouble.or(Some(reason)),
             }

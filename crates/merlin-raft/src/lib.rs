@@ -51,7 +51,7 @@ pub use backup::{Backup, BackupError, BackupMember, Contents, SaveError, Saving}
 pub use config::{Config, InvalidTimers, Timers};
 pub use contain::panic_is_expected;
 pub use datadir::DataDirError;
-pub use join::{Join, JoinError, Joined, join};
+pub use join::{Admitted, Application, Join, JoinError, Joined, join};
 pub use level::{Level, LevelStatus};
 pub use log::OpenError as LogOpenError;
 pub use members::{Change, ChangeError, Changed};

@@ -124,7 +124,10 @@ impl Status {
             incarnation: me.incarnation,
             node: metrics.id,
             role: role(&metrics),
-            leader: metrics.current_leader,
+            // What a node that is no member believed last is of no use.
+            leader: metrics
+                .current_leader
+                .filter(|_| consensus.standing() == Standing::Member),
             term: metrics.current_term,
             last_log: metrics.last_log_index,
             applied: metrics.last_applied.map(|at| at.index),

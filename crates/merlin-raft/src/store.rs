@@ -371,6 +371,7 @@ impl RaftStore {
         let log = self.inner.log.clone();
         // Fails only with the runtime, and then the process ends anyway.
         let _ = tokio::task::spawn_blocking(move || log.close()).await;
+        self.inner.dir.release();
     }
 
     /// When the certificate ends that this node shows the others; none before it has one.

@@ -36,14 +36,23 @@ use crate::listen::{self, AdminSocket};
 use crate::logging::Level;
 use crate::metrics::{Metrics, Requests};
 use crate::node::{Dataplane, Inner, Node};
+use crate::rejoin::Applicant;
 use crate::store::Store;
 use crate::{api, cluster, fleet, http};
+
+/// How a run came to a good end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Stopped,
+    /// This node is another one now, of the cluster that it joined.
+    Joined,
+}
 
 /// How long open requests may take to finish once the daemon is told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// Runs until told to stop.
-pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result<()> {
+pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result<Ended> {
     // Everything that can be wrong with this host is found before anything is made on it.
     let api_listener = listen::tcp("--api-addr", config.api_addr).await?;
     let http_listener = listen::tcp("--health-addr", config.health_addr).await?;
@@ -109,6 +118,7 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
         }
     };
     let tls = store.raft().and_then(RaftStore::tls);
+    let (applicant, mut admitted) = Applicant::new(&config);
     let node = Node::new(Inner {
         name: config.node_name.clone(),
         api: tls.as_ref().and_then(|_| config.remote_api()),
@@ -117,6 +127,7 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
         dataplane,
         health,
         probes,
+        applicant,
     });
     let answering = node.clone();
     store.set_answerer(move |question| {
@@ -149,12 +160,31 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
     tasks.spawn("HTTP pages", infallible(pages));
     tasks.spawn("readiness", notify_ready(node.clone(), stop()));
 
-    let ended = wait(&mut tasks, &store, args, level).await;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let admitted = tokio::select! {
+        ended = wait(&mut tasks, &store, args, level) => match ended {
+            Ok(()) => None,
+            Err(error) => {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                tasks.drain().await;
+                store.shutdown().await;
+                return Err(error);
+            }
+        },
+        Ok(admitted) = &mut admitted => Some(admitted),
+    };
+    if admitted.is_none() {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    }
     tasks.drain().await;
     store.shutdown().await;
-    info!("stopped; the kernel keeps its rules");
-    ended
+    let Some(admitted) = admitted else {
+        info!("stopped; the kernel keeps its rules");
+        return Ok(Ended::Stopped);
+    };
+    let name = admitted.name();
+    info!(node = name.node, cluster = %name.cluster, "beginning anew as a node of another cluster");
+    admitted.settle().await.context("joining")?;
+    Ok(Ended::Joined)
 }
 
 /// Waits for a reason to stop; only a signal is a good one.
@@ -225,7 +255,7 @@ async fn join(config: &Config, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn raft_config(config: &Config) -> merlin_raft::Config {
+pub(crate) fn raft_config(config: &Config) -> merlin_raft::Config {
     merlin_raft::Config {
         data_dir: config.data_dir.clone(),
         node_name: config.node_name.clone(),

@@ -1,14 +1,18 @@
 //! Questions every member answers: asked in parallel, and a member that does not answer is part of
 //! the answer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
-use merlin_proto::peer::{Answer, Question, answer, question};
+use merlin_model::Timestamp;
+use merlin_proto::peer::member_report::Follower;
+use merlin_proto::peer::{Answer, MemberReport, MemberRequest, Question, answer, question};
 use merlin_proto::v1;
+use merlin_raft::Role;
 use prost::Message;
 
+use crate::clock::{self, wire_time};
 use crate::node::Node;
 use crate::store::Peer;
 
@@ -31,7 +35,7 @@ pub(crate) async fn status(node: &Node) -> Vec<v1::NodeStatus> {
         match ask(node, member.id, question.clone()).await {
             Ok(answer::Answer::Status(status)) => status,
             Ok(answer::Answer::Error(error)) | Err(error) => unreachable(error),
-            Ok(answer::Answer::Live(_)) => unreachable("answered another question".to_owned()),
+            Ok(_) => unreachable("answered another question".to_owned()),
         }
     };
     join_all(node.store().peers().into_iter().map(ask)).await
@@ -57,10 +61,75 @@ pub(crate) async fn live(node: &Node, request: v1::LiveRequest) -> Vec<v1::NodeT
         match ask(node, member.id, question.clone()).await {
             Ok(answer::Answer::Live(table)) => table,
             Ok(answer::Answer::Error(error)) | Err(error) => unreachable(error),
-            Ok(answer::Answer::Status(_)) => unreachable("answered another question".to_owned()),
+            Ok(_) => unreachable("answered another question".to_owned()),
         }
     };
     join_all(node.store().peers().into_iter().map(ask)).await
+}
+
+/// What a member answered, or why it did not.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) id: u64,
+    /// When the answer came, and how long it took.
+    pub(crate) at: Timestamp,
+    pub(crate) took: Duration,
+    pub(crate) answer: Result<MemberReport, String>,
+}
+
+/// What every member says of itself as a member, this node first-hand.
+pub(crate) async fn members(node: &Node) -> Vec<Asked> {
+    let question = question::Question::Member(MemberRequest {});
+    let ask = async |member: Peer| {
+        let began = Instant::now();
+        let answer = if member.id == node.store().node_id() {
+            Ok(report(node))
+        } else {
+            match ask(node, member.id, question.clone()).await {
+                Ok(answer::Answer::Member(report)) => Ok(report),
+                // An earlier version is there, and cannot say more.
+                Ok(_) => Ok(MemberReport::default()),
+                Err(error) => Err(error),
+            }
+        };
+        Asked {
+            id: member.id,
+            at: clock::now(),
+            took: began.elapsed(),
+            answer,
+        }
+    };
+    join_all(node.store().peers().into_iter().map(ask)).await
+}
+
+/// What this node says of itself as a member.
+fn report(node: &Node) -> MemberReport {
+    let Some(raft) = node.store().raft() else {
+        return MemberReport::default();
+    };
+    let status = raft.status();
+    let leads = status.role == Role::Leader;
+    let followers = status.members.into_iter().map(|member| Follower {
+        id: member.id,
+        lag: member.lag,
+        last_contact: member.contact.and_then(|since| since.try_into().ok()),
+        trouble: member.trouble.unwrap_or_default(),
+    });
+    let waiting = status.waiting.into_iter().map(|waiting| Follower {
+        id: waiting.id,
+        trouble: waiting.trouble.unwrap_or_default(),
+        ..Default::default()
+    });
+    MemberReport {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        applied: status.applied.unwrap_or_default(),
+        certificate_expires: raft.certificate_expires().map(wire_time),
+        clock: Some(wire_time(clock::now())),
+        disk_free: node.disk_free(),
+        leads,
+        followers: followers.filter(|_| leads).collect(),
+        waiting: waiting.filter(|_| leads).collect(),
+    }
 }
 
 async fn ask(
@@ -90,6 +159,7 @@ pub(crate) async fn answer(node: &Node, question: Bytes) -> Bytes {
         Ok(Some(question::Question::Live(request))) => {
             answer::Answer::Live(node.live(&request).await)
         }
+        Ok(Some(question::Question::Member(_))) => answer::Answer::Member(report(node)),
         // A later version may ask what this one does not know.
         Ok(None) => answer::Answer::Error("this node's version does not know the question".into()),
         Err(error) => answer::Answer::Error(error.to_string()),

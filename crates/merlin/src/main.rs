@@ -2,6 +2,7 @@
 
 mod api;
 mod cli;
+mod clock;
 mod cluster;
 mod config;
 mod daemon;
@@ -12,6 +13,7 @@ mod listen;
 mod logging;
 mod metrics;
 mod node;
+mod rejoin;
 mod store;
 
 use std::io::Write;
@@ -21,6 +23,7 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command, RunArgs};
 use crate::config::Config;
+use crate::daemon::Ended;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(cli::modernise(std::env::args_os())) {
@@ -52,11 +55,14 @@ fn run(args: &RunArgs) -> ExitCode {
     raise_descriptor_limit();
     end_at_panics();
     with_runtime(async {
-        match daemon::run(config, args, &level).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                report(&error);
-                ExitCode::FAILURE
+        loop {
+            match daemon::run(config.clone(), args, &level).await {
+                Ok(Ended::Stopped) => return ExitCode::SUCCESS,
+                Ok(Ended::Joined) => {}
+                Err(error) => {
+                    report(&error);
+                    return ExitCode::FAILURE;
+                }
             }
         }
     })

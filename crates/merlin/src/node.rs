@@ -13,6 +13,7 @@ use merlin_proto::{types, v1};
 use merlin_reconcile::Status;
 use tokio::sync::watch;
 
+use crate::rejoin::Applicant;
 use crate::store::Store;
 
 /// Handles to everything that knows something about this node. Cheap to clone.
@@ -30,6 +31,7 @@ pub(crate) struct Inner {
     pub(crate) dataplane: Option<Dataplane>,
     pub(crate) health: watch::Receiver<HealthView>,
     pub(crate) probes: Arc<merlin_health::Metrics>,
+    pub(crate) applicant: Applicant,
 }
 
 /// The table this node programs, and how that goes.
@@ -48,6 +50,16 @@ impl Node {
 
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    /// This node as it asks a cluster in; none when it is about to begin anew.
+    pub(crate) fn applicant(&self) -> Option<&Applicant> {
+        Some(&self.0.applicant).filter(|applicant| !applicant.is_leaving())
+    }
+
+    /// What is free of the file system with the data directory, in percent.
+    pub(crate) fn disk_free(&self) -> Option<u32> {
+        self.0.applicant.disk_free()
     }
 
     pub(crate) fn catalog(&self) -> Arc<Catalog> {

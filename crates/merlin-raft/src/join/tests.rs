@@ -92,7 +92,7 @@ impl Node {
     }
 
     /// Waits until the node has applied a revision.
-    async fn applied(&self, revision: u64) -> std::sync::Arc<Catalog> {
+    async fn applied(&self, revision: u64) -> Arc<Catalog> {
         let mut catalog = self.store().catalog();
         let reached = catalog.wait_for(|catalog| catalog.revision() >= Revision(revision));
         let reached = timeout(PATIENCE, reached).await;

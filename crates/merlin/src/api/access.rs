@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures::future::{Either, Ready, ready};
 use merlin_model::access::{self, Denied};
@@ -24,6 +24,7 @@ use tonic::{Request, Status};
 use tower::{Layer, Service};
 
 use super::door::Connection;
+use crate::clock::now;
 use crate::node::Node;
 
 /// What a call asks of whoever makes it.
@@ -186,12 +187,6 @@ impl Caller {
 const LOG_IN: &str = "have an administrator run `merlin cluster client create NAME --role ROLE` \
      on a node, and log in with what it writes: `meradm login FILE`";
 
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-    let millis = since_epoch.unwrap_or_default().as_millis();
-    Timestamp(u64::try_from(millis).unwrap_or(u64::MAX))
-}
-
 /// Lets a request pass that its connection's holder may make, with the [`Caller`] among its
 /// extensions.
 #[derive(Clone, Debug)]
@@ -288,6 +283,7 @@ mod tests {
         ("merlin.v1.Cluster/ListTokens", Role::Admin, false),
         ("merlin.v1.Cluster/RevokeToken", Role::Admin, false),
         ("merlin.v1.Cluster/SaveSnapshot", Role::Admin, false),
+        ("merlin.v1.Cluster/Join", Role::Admin, false),
         ("merlin.v1.Cluster/RemoveNode", Role::Admin, false),
         ("merlin.v1.Cluster/PromoteNode", Role::Admin, false),
         ("merlin.v1.Cluster/DemoteNode", Role::Admin, false),

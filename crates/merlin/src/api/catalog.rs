@@ -1,8 +1,6 @@
 //! `types.Merlin`: declaring services and servers.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use merlin_model::{Command, Mutation, Timestamp};
+use merlin_model::{Command, Mutation};
 use merlin_proto::metadata::{self, Conditions};
 use merlin_proto::status::ToStatus;
 use merlin_proto::types::merlin_server::Merlin;
@@ -12,6 +10,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::access::Caller;
 use super::metadata::timeout;
+use crate::clock::now;
 use crate::metrics::{Method, Requests};
 use crate::node::Node;
 
@@ -119,10 +118,4 @@ impl Merlin for CatalogApi {
         self.count(Method::List, &answer);
         answer
     }
-}
-
-fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-    let millis = since_epoch.unwrap_or_default().as_millis();
-    Timestamp(u64::try_from(millis).unwrap_or(u64::MAX))
 }

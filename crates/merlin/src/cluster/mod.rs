@@ -78,15 +78,23 @@ enum Form {
 
 #[derive(Debug, Subcommand)]
 enum ClusterCommand {
-    /// Show whether the cluster takes writes, who leads, and who is in it
+    /// Show whether the cluster takes writes, who leads, who is in it, and what is wrong
+    ///
+    /// The exit code is 0 when all is well, 1 when there is a warning, 2 when this node cannot have
+    /// anything written, and 3 when the daemon does not answer.
     Status,
     /// Show who is in the cluster
     Members,
+    /// Make this host the first node of a new cluster
+    ///
+    /// A daemon that finds an empty data directory does this by itself.
+    Init(join::InitArgs),
     /// Make this host a node of an existing cluster
     ///
-    /// Run it before the daemon's first start, or with the daemon stopped; then start the daemon.
-    /// It can be run again after it was interrupted. What the daemon is told about its data
-    /// directory and addresses has to be told here too.
+    /// A daemon that runs, and has held no service yet, is told and begins anew by itself; then this
+    /// waits until the node has its part, and says so. Without one, the data directory is made ready:
+    /// start the daemon afterwards, and give the same directory and addresses here as there. It can
+    /// be run again after it was interrupted.
     Join(join::JoinArgs),
     /// Take this host's node out of its cluster
     ///
@@ -134,7 +142,8 @@ pub(crate) async fn run(args: &ClusterArgs) -> ExitCode {
     let done = match &args.command {
         ClusterCommand::Status => members::status(args).await,
         ClusterCommand::Members => members::members(args).await,
-        ClusterCommand::Join(join) => join.perform().await,
+        ClusterCommand::Init(init) => init.perform(args).await,
+        ClusterCommand::Join(join) => join.perform(args).await,
         ClusterCommand::Leave(leave) => leave.perform(args).await,
         ClusterCommand::Remove(remove) => remove.perform(args).await,
         ClusterCommand::Promote(node) => change::promote(args, node).await,

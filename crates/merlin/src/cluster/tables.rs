@@ -33,9 +33,14 @@ pub(super) fn status(cluster: &DescribeResponse) -> String {
     line("Term", &cluster.term);
     line("Revision", &cluster.revision);
     let tolerated = voters.saturating_sub(quorum);
+    let failures = if tolerated == 1 {
+        "failure"
+    } else {
+        "failures"
+    };
     line(
         "Quorum",
-        &format_args!("{quorum} of {voters} voters, tolerates {tolerated} failure(s)"),
+        &format_args!("{quorum} of {voters} - tolerates {tolerated} {failures}"),
     );
     line("Writes", &writes);
     if cluster.level < cluster.known_level {
@@ -48,19 +53,44 @@ pub(super) fn status(cluster: &DescribeResponse) -> String {
     } else {
         line("Level", &cluster.level);
     }
+    for warning in &cluster.warnings {
+        line("Warning", warning);
+    }
+    for note in &cluster.notes {
+        line("Note", note);
+    }
     text.push('\n');
     text + &members(cluster)
 }
 
 pub(super) fn members(cluster: &DescribeResponse) -> String {
-    let mut rows = vec![["ID", "NAME", "ADDRESS", "ROLE", "LAG", ""].map(str::to_owned)];
+    let head = [
+        "ID",
+        "NAME",
+        "ROLE",
+        "ADDRESS",
+        "REACHABLE",
+        "APPLIED",
+        "LAG",
+        "CONTACT",
+        "VERSION",
+        "CERTIFICATE",
+        "",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    let or_none = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     rows.extend(cluster.members.iter().map(|member| {
         [
             member.id.to_string(),
             member.name.clone(),
-            member.addr.clone(),
             member.role.clone(),
-            member.lag.map_or("-".to_owned(), |lag| lag.to_string()),
+            member.addr.clone(),
+            if member.reachable { "yes" } else { "no" }.to_owned(),
+            or_none(member.applied.map(|at| at.to_string())),
+            or_none(member.lag.map(|lag| lag.to_string())),
+            or_none(member.last_contact.as_ref().map(ago)),
+            or_none(Some(member.version.clone()).filter(|version| !version.is_empty())),
+            or_none(member.certificate_expires.as_ref().map(day)),
             if member.id == cluster.node_id {
                 "this node".to_owned()
             } else {
@@ -69,6 +99,19 @@ pub(super) fn members(cluster: &DescribeResponse) -> String {
         ]
     }));
     table(&rows)
+}
+
+fn ago(since: &prost_types::Duration) -> String {
+    match since.seconds {
+        0 => "now".to_owned(),
+        seconds => format!("{seconds} s ago"),
+    }
+}
+
+/// The day of a time.
+fn day(at: &prost_types::Timestamp) -> String {
+    let text = at.to_string();
+    text.split('T').next().unwrap_or_default().to_owned()
 }
 
 pub(super) fn tokens(listed: &ListTokensResponse) -> String {
@@ -199,6 +242,18 @@ mod tests {
             role: role.into(),
             voter: role != "learner",
             lag: (id != 3).then_some(0),
+            reachable: id != 3,
+            applied: (id != 3).then_some(40),
+            last_contact: Some(prost_types::Duration {
+                seconds: if id == 3 { 75 } else { 0 },
+                nanos: 5,
+            }),
+            version: if id == 3 { "" } else { "0.3.0" }.into(),
+            certificate_expires: (id != 3).then_some(prost_types::Timestamp {
+                seconds: 1_800_000_000,
+                nanos: 0,
+            }),
+            ..Default::default()
         };
         DescribeResponse {
             cluster_id: "9f2c".into(),
@@ -214,6 +269,8 @@ mod tests {
                 member(2, "lb2", "follower"),
                 member(3, "lb3", "learner"),
             ],
+            warnings: vec!["node 3 (lb3) does not answer".into()],
+            notes: vec!["2 voters".into()],
             ..Default::default()
         }
     }
@@ -225,14 +282,16 @@ Cluster   9f2c incarnation 1
 Leader    1 (lb-one)
 Term      4
 Revision  17
-Quorum    2 of 2 voters, tolerates 0 failure(s)
+Quorum    2 of 2 - tolerates 0 failures
 Writes    yes
 Level     2
+Warning   node 3 (lb3) does not answer
+Note      2 voters
 
-ID  NAME    ADDRESS        ROLE      LAG
-1   lb-one  10.0.0.1:4284  leader    0    this node
-2   lb2     10.0.0.2:4284  follower  0
-3   lb3     10.0.0.3:4284  learner   -
+ID  NAME    ROLE      ADDRESS        REACHABLE  APPLIED  LAG  CONTACT   VERSION  CERTIFICATE
+1   lb-one  leader    10.0.0.1:4284  yes        40       0    now       0.3.0    2027-01-15   this node
+2   lb2     follower  10.0.0.2:4284  yes        40       0    now       0.3.0    2027-01-15
+3   lb3     learner   10.0.0.3:4284  no         -        -    75 s ago  -        -
 ";
         assert_eq!(status(&described()), expected);
     }

@@ -7,8 +7,8 @@ use merlin_proto::v1::{AuditEntry, AuditRequest, AuditResponse};
 use merlin_raft::RaftStore;
 use tonic::{Request, Status};
 
-use super::tokens::wire_time;
 use crate::api::metadata::timeout;
+use crate::clock::wire_time;
 
 const DEFAULT_LIMIT: usize = 100;
 

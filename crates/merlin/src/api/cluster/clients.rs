@@ -14,9 +14,9 @@ use merlin_raft::identity::{
 use merlin_raft::{CreateClientError, NewClient, RaftStore};
 use tonic::{Request, Status};
 
-use super::tokens::wire_time;
 use crate::api::access::Caller;
 use crate::api::metadata::timeout;
+use crate::clock::wire_time;
 use crate::fleet;
 use crate::node::Node;
 

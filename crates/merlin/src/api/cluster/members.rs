@@ -1,14 +1,19 @@
 //! Changes of the members.
 
-use merlin_model::Revision;
-use merlin_proto::v1::{LeaveRequest, LeaveResponse, MembersResponse, RenewCertificateResponse};
-use merlin_raft::{Change, ChangeError, LeaveError, RaftStore};
+use merlin_model::{Invalid, Revision};
+use merlin_proto::status::ToStatus;
+use merlin_proto::v1::{
+    JoinRequest, JoinResponse, LeaveRequest, LeaveResponse, MembersResponse,
+    RenewCertificateResponse,
+};
+use merlin_raft::identity::EnrollError;
+use merlin_raft::{Application, Change, ChangeError, JoinError, LeaveError, RaftStore};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Status};
 
-use super::tokens::wire_time;
 use crate::api::access::Caller;
 use crate::api::metadata::timeout;
+use crate::clock::wire_time;
 use crate::node::Node;
 
 pub(super) async fn change<T>(
@@ -27,6 +32,61 @@ pub(super) async fn change<T>(
         voters_after: changed.after.into_iter().collect(),
         already: changed.already,
     })
+}
+
+pub(super) async fn join(
+    node: &Node,
+    raft: &RaftStore,
+    request: Request<JoinRequest>,
+) -> Result<JoinResponse, Status> {
+    let JoinRequest {
+        token,
+        discard_local_state,
+    } = request.into_inner();
+    let token = token
+        .parse()
+        .map_err(|error| Invalid::new("token", format!("{error}")).to_status())?;
+    let Some(applicant) = node.applicant() else {
+        return Err(Status::unavailable(
+            "this node is joining a cluster already",
+        ));
+    };
+    let join = applicant.with(token, discard_local_state);
+    match raft
+        .apply_for(join)
+        .await
+        .map_err(|error| let_out(&error))?
+    {
+        Application::Already(name) => Ok(JoinResponse {
+            node_id: name.node,
+            role: String::new(),
+            already: true,
+        }),
+        Application::Admitted(admitted) => {
+            let response = JoinResponse {
+                node_id: admitted.name().node,
+                role: admitted.role().to_string(),
+                already: false,
+            };
+            // Answered before the daemon begins anew, which lets open requests finish.
+            applicant.is_admitted(*admitted);
+            Ok(response)
+        }
+    }
+}
+
+fn let_out(error: &JoinError) -> Status {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+    let words = format!("{error}{}", source.unwrap_or_default());
+    match error {
+        JoinError::InUse { .. }
+        | JoinError::Unreadable { .. }
+        | JoinError::Enroll(EnrollError::Refused { .. } | EnrollError::NoAddress) => {
+            Status::failed_precondition(words)
+        }
+        JoinError::Enroll(EnrollError::NoAnswer(_)) => Status::unavailable(words),
+        _ => Status::internal(words),
+    }
 }
 
 pub(super) async fn leave(

@@ -2,6 +2,7 @@
 
 mod audit;
 mod clients;
+mod condition;
 mod describe;
 mod members;
 mod snapshots;
@@ -10,11 +11,11 @@ mod tokens;
 use merlin_proto::v1::cluster_server::Cluster;
 use merlin_proto::v1::{
     AuditRequest, AuditResponse, CreateClientRequest, CreateClientResponse, CreateTokenRequest,
-    CreateTokenResponse, DemoteNodeRequest, DescribeRequest, DescribeResponse, LeaveRequest,
-    LeaveResponse, ListClientsRequest, ListClientsResponse, ListTokensRequest, ListTokensResponse,
-    MembersResponse, PromoteNodeRequest, RemoveNodeRequest, RenewCertificateRequest,
-    RenewCertificateResponse, RevokeClientRequest, RevokeClientResponse, RevokeTokenRequest,
-    RevokeTokenResponse, SaveSnapshotRequest, TransferLeaderRequest,
+    CreateTokenResponse, DemoteNodeRequest, DescribeRequest, DescribeResponse, JoinRequest,
+    JoinResponse, LeaveRequest, LeaveResponse, ListClientsRequest, ListClientsResponse,
+    ListTokensRequest, ListTokensResponse, MembersResponse, PromoteNodeRequest, RemoveNodeRequest,
+    RenewCertificateRequest, RenewCertificateResponse, RevokeClientRequest, RevokeClientResponse,
+    RevokeTokenRequest, RevokeTokenResponse, SaveSnapshotRequest, TransferLeaderRequest,
 };
 use merlin_raft::{Change, RaftStore};
 use tonic::{Request, Response, Status};
@@ -49,9 +50,20 @@ impl Cluster for ClusterApi {
 
     async fn describe(
         &self,
-        _: Request<DescribeRequest>,
+        request: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        Ok(Response::new(describe::describe(self.raft()?).await))
+        let raft = self.raft()?;
+        let described = if request.get_ref().local {
+            describe::local(raft)
+        } else {
+            describe::cluster(&self.node, raft).await
+        };
+        Ok(Response::new(described))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let joined = members::join(&self.node, self.raft()?, request).await?;
+        Ok(Response::new(joined))
     }
 
     async fn create_token(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use merlin_model::{Invalid, Timestamp};
+use merlin_model::Invalid;
 use merlin_proto::status::ToStatus;
 use merlin_proto::v1::{
     CreateTokenRequest, CreateTokenResponse, JoinToken, ListTokensResponse, RevokeTokenRequest,
@@ -14,6 +14,7 @@ use tonic::{Request, Status};
 
 use crate::api::access::Caller;
 use crate::api::metadata::timeout;
+use crate::clock::wire_time;
 
 const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const MAX_USES: u32 = 1000;
@@ -99,12 +100,4 @@ fn parse(request: CreateTokenRequest) -> Result<NewToken, Invalid> {
         lifetime: ttl,
         uses: request.uses.max(1),
     })
-}
-
-pub(super) fn wire_time(at: Timestamp) -> prost_types::Timestamp {
-    let (seconds, millis) = (at.0 / 1000, at.0 % 1000);
-    prost_types::Timestamp {
-        seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
-        nanos: i32::try_from(millis * 1_000_000).unwrap_or_default(),
-    }
 }
