@@ -5,8 +5,6 @@
 //! * `/health`: nothing is wrong with this node as a whole. One object the kernel refuses does not
 //!   make a node unhealthy, it is listed in `meradm status`.
 
-use std::time::Duration;
-
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -21,9 +19,6 @@ use tokio_util::sync::CancellationToken;
 use crate::listen;
 use crate::metrics::Metrics;
 use crate::node::Node;
-
-/// A client that has not sent its request by then is not going to.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 struct Pages {
@@ -54,7 +49,7 @@ pub(crate) async fn serve(
         .with_state(Pages { node, metrics });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_TIMEOUT)
+        .header_read_timeout(listen::PATIENCE)
         .max_buf_size(16 * 1024);
     let mut connections = std::pin::pin!(listen::connections(listener));
     loop {

@@ -27,7 +27,7 @@ pub(crate) const MAX_CONNECTIONS: usize = 1024;
 const OPENING: usize = 24;
 /// Within this time a new client has said that much, and any client has taken some of what it is
 /// sent. Whoever is slower gives way to others.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Binds a TCP port, naming the flag it came from when that fails.
 pub(crate) async fn tcp(flag: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -33,7 +33,8 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -54,6 +55,11 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Handshakes under way; further connections wait in the listener's queue.
 const MAX_HANDSHAKES: usize = 256;
+
+/// Connections at a time of those without a node's certificate, and how long each may last. They
+/// come to ask in, which takes a moment; anybody can make them, so they are bounded.
+const MAX_VISITORS: usize = 64;
+const VISIT: Duration = Duration::from_secs(20);
 
 /// How long to wait when a connection cannot be accepted, which is when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -202,6 +208,7 @@ impl PeerTls {
         let incoming = Incoming {
             listener,
             acceptor: TlsAcceptor::from(Arc::clone(&self.server)),
+            visitors: Arc::new(Semaphore::new(MAX_VISITORS)),
             handshakes: FuturesUnordered::new(),
         };
         stream::unfold(incoming, |mut incoming| async move {
@@ -333,6 +340,7 @@ pub(super) async fn connect(
 struct Incoming {
     listener: TcpListener,
     acceptor: TlsAcceptor,
+    visitors: Arc<Semaphore>,
     handshakes: FuturesUnordered<BoxFuture<'static, Option<PeerStream>>>,
 }
 
@@ -344,12 +352,14 @@ impl Incoming {
                 accepted = self.listener.accept(), if self.handshakes.len() < MAX_HANDSHAKES => {
                     match accepted {
                         Ok((tcp, remote)) => {
-                            let handshake = handshake(self.acceptor.clone(), tcp, remote);
+                            let visitors = Arc::clone(&self.visitors);
+                            let acceptor = self.acceptor.clone();
+                            let handshake = handshake(acceptor, visitors, tcp, remote);
                             self.handshakes.push(Box::pin(handshake));
                         }
                         Err(error) => {
                             tracing::warn!(%error, "cannot accept connections of other nodes");
-                            tokio::time::sleep(ACCEPT_PAUSE).await;
+                            sleep(ACCEPT_PAUSE).await;
                         }
                     }
                 }
@@ -366,6 +376,7 @@ impl Incoming {
 
 async fn handshake(
     acceptor: TlsAcceptor,
+    visitors: Arc<Semaphore>,
     tcp: TcpStream,
     remote: SocketAddr,
 ) -> Option<PeerStream> {
@@ -374,7 +385,13 @@ async fn handshake(
         acceptor.accept(tcp).await
     };
     match timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(tls)) => Some(PeerStream::new(tls, remote)),
+        Ok(Ok(tls)) => {
+            let stream = PeerStream::new(tls, remote, visitors);
+            if stream.is_none() {
+                tracing::debug!(%remote, "too many connections without a certificate");
+            }
+            stream
+        }
         Ok(Err(error)) => {
             tracing::debug!(%remote, %error, "refused a connection");
             None
@@ -398,19 +415,39 @@ pub struct PeerConnection {
 pub struct PeerStream {
     tls: server::TlsStream<TcpStream>,
     connection: PeerConnection,
+    visit: Option<Visit>,
+}
+
+/// The stay of somebody who has not shown to be a node.
+struct Visit {
+    ends: Pin<Box<Sleep>>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl PeerStream {
-    fn new(tls: server::TlsStream<TcpStream>, remote: SocketAddr) -> Self {
+    /// None if there are too many visitors already.
+    fn new(
+        tls: server::TlsStream<TcpStream>,
+        remote: SocketAddr,
+        visitors: Arc<Semaphore>,
+    ) -> Option<Self> {
         // The handshake has checked who issued the certificate, and its dates.
         let certificates = tls.get_ref().1.peer_certificates();
         let peer = certificates
             .and_then(|chain| chain.first())
             .and_then(|certificate| PeerName::of_certificate(certificate).ok());
-        Self {
+        let visit = match peer {
+            Some(_) => None,
+            None => Some(Visit {
+                ends: Box::pin(sleep(VISIT)),
+                _permit: visitors.try_acquire_owned().ok()?,
+            }),
+        };
+        Some(Self {
             tls,
             connection: PeerConnection { remote, peer },
-        }
+            visit,
+        })
     }
 }
 
@@ -434,6 +471,11 @@ impl AsyncRead for PeerStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(visit) = &mut self.visit
+            && visit.ends.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.tls).poll_read(cx, buf)
     }
 }

@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use merlin_raft::identity::{Certificate, PeerTls, TlsStream};
@@ -24,10 +23,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
-use crate::listen::Held;
+use crate::listen::{Held, PATIENCE};
 
-/// From connecting to the end of the handshake.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections on their way in; further ones wait in the kernel's backlog.
 const MAX_ARRIVING: usize = 256;
 /// First byte of a TLS connection: a record of a handshake (RFC 8446, 5.1).
@@ -102,6 +99,7 @@ pub(crate) fn remote(
         .map(move |accepted| {
             let rules = rules.clone();
             async move {
+                // From connecting to the end of the handshake.
                 let arriving = tokio::time::timeout(PATIENCE, rules.admit(accepted?));
                 arriving.await.map_err(|_| io::ErrorKind::TimedOut)?
             }

@@ -100,12 +100,8 @@ async fn a_node_cannot_speak_for_another() {
     assert!(status.message().contains("node-2"), "{status}");
 }
 
-#[tokio::test]
-async fn a_caller_without_a_certificate_is_refused_by_the_call() {
-    let cluster = Cluster::new();
-    let one = tls(cluster.node(1));
-    let addr = serve(&one).await;
-
+/// Trusts the cluster and has nothing to show.
+fn nobody(cluster: &Cluster) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(cluster.ca.certificate().clone()).unwrap();
     let mut nobody = ClientConfig::builder_with_provider(provider())
@@ -114,8 +110,16 @@ async fn a_caller_without_a_certificate_is_refused_by_the_call() {
         .with_root_certificates(roots)
         .with_no_client_auth();
     nobody.alpn_protocols = vec![ALPN.to_vec()];
+    Arc::new(nobody)
+}
+
+#[tokio::test]
+async fn a_caller_without_a_certificate_is_refused_by_the_call() {
+    let cluster = Cluster::new();
+    let one = tls(cluster.node(1));
+    let addr = serve(&one).await;
     let nobody = PeerTls {
-        client: Arc::new(nobody),
+        client: nobody(&cluster),
         ..one
     };
     let status = ask(channel(&nobody, 1, &addr), cluster.name(2))
@@ -207,6 +211,38 @@ async fn a_stalled_or_senseless_connection_does_not_hold_up_the_others() {
         .await
         .unwrap();
     ask(channel(&two, 1, &addr), two.name()).await.unwrap();
+}
+
+/// A client learns only by reading that TLS 1.3 has let it in, or not.
+#[tokio::test]
+async fn a_crowd_without_certificates_is_bounded_and_does_not_hold_up_nodes() {
+    use tokio::io::AsyncReadExt;
+    let cluster = Cluster::new();
+    let (one, two) = (tls(cluster.node(1)), tls(cluster.node(2)));
+    let addr = serve(&one).await;
+    let nobody = nobody(&cluster);
+    let visit = async || {
+        connect(Arc::clone(&nobody), &addr, one.name())
+            .await
+            .unwrap()
+    };
+    let mut crowd = Vec::new();
+    for _ in 0..MAX_VISITORS {
+        let mut visitor = visit().await;
+        // The server's settings, which HTTP/2 begins with.
+        visitor.read_u8().await.unwrap();
+        crowd.push(visitor);
+    }
+    let mut refused = visit().await;
+    assert!(refused.read_u8().await.is_err());
+    ask(channel(&two, 1, &addr), two.name()).await.unwrap();
+    drop(crowd.pop());
+    let admitted = async {
+        while visit().await.read_u8().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(10), admitted).await.unwrap();
 }
 
 #[tokio::test]
