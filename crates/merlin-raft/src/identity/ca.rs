@@ -23,8 +23,9 @@ pub(super) const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 
 /// Outlives any machine in the cluster; replacing a CA is an operator's decision, not an expiry's.
 const CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 
-/// Certificates are valid from a little before they were signed, for nodes whose clock is behind.
-const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+/// Certificates are valid from a while before they were signed, for nodes whose clock is behind: by
+/// a time zone, if somebody set it to local time.
+const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
 
 /// Why the authority could not be made, read or used.
 #[derive(Debug, thiserror::Error)]
@@ -237,7 +238,7 @@ mod tests {
         let (_, parsed) = parse_x509_certificate(&certificate).unwrap();
         let signed = i64::try_from(NOW.0 / 1000).unwrap();
         let validity = parsed.validity();
-        assert_eq!(validity.not_before.timestamp(), signed - 3600);
+        assert_eq!(validity.not_before.timestamp(), signed - 24 * 3600);
         assert_eq!(validity.not_after.timestamp(), signed + 90 * 24 * 3600);
     }
 

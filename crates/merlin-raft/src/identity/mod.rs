@@ -33,6 +33,7 @@ mod admission;
 mod ca;
 mod client;
 mod codec;
+mod complaint;
 mod digest;
 mod enroll;
 mod enrollment;

@@ -41,6 +41,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
 use super::client::ClientName;
+use super::complaint::Complaints;
 use super::digest::CaFingerprint;
 use super::name::PeerName;
 use super::node::NodeIdentity;
@@ -150,6 +151,7 @@ pub struct PeerTls {
     credentials: Arc<Credentials>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    complaints: Arc<Complaints>,
 }
 
 impl PeerTls {
@@ -163,6 +165,7 @@ impl PeerTls {
         Ok(Self {
             server: Arc::new(server_config(&roots, Arc::clone(&credentials))?),
             client: Arc::new(client_config(roots, Arc::clone(&credentials))?),
+            complaints: Arc::default(),
             credentials,
         })
     }
@@ -209,6 +212,7 @@ impl PeerTls {
             listener,
             acceptor: TlsAcceptor::from(Arc::clone(&self.server)),
             visitors: Arc::new(Semaphore::new(MAX_VISITORS)),
+            complaints: Arc::clone(&self.complaints),
             handshakes: FuturesUnordered::new(),
         };
         stream::unfold(incoming, |mut incoming| async move {
@@ -231,9 +235,16 @@ impl PeerTls {
         };
         let config = Arc::clone(&self.client);
         let addr: Arc<str> = addr.into();
+        let complaints = Arc::clone(&self.complaints);
         let connector = tower::service_fn(move |_: Uri| {
             let (config, addr) = (Arc::clone(&config), Arc::clone(&addr));
-            async move { connect(config, &addr, name).await.map(TokioIo::new) }
+            let complaints = Arc::clone(&complaints);
+            async move {
+                let connected = connect(config, &addr, name).await;
+                connected
+                    .inspect_err(|error| complaints.hear(&addr, error))
+                    .map(TokioIo::new)
+            }
         });
         settings(endpoint(name)).connect_with_connector_lazy(connector)
     }
@@ -341,6 +352,7 @@ struct Incoming {
     listener: TcpListener,
     acceptor: TlsAcceptor,
     visitors: Arc<Semaphore>,
+    complaints: Arc<Complaints>,
     handshakes: FuturesUnordered<BoxFuture<'static, Option<PeerStream>>>,
 }
 
@@ -353,8 +365,10 @@ impl Incoming {
                     match accepted {
                         Ok((tcp, remote)) => {
                             let visitors = Arc::clone(&self.visitors);
+                            let complaints = Arc::clone(&self.complaints);
                             let acceptor = self.acceptor.clone();
-                            let handshake = handshake(acceptor, visitors, tcp, remote);
+                            let handshake =
+                                handshake(acceptor, visitors, complaints, tcp, remote);
                             self.handshakes.push(Box::pin(handshake));
                         }
                         Err(error) => {
@@ -377,6 +391,7 @@ impl Incoming {
 async fn handshake(
     acceptor: TlsAcceptor,
     visitors: Arc<Semaphore>,
+    complaints: Arc<Complaints>,
     tcp: TcpStream,
     remote: SocketAddr,
 ) -> Option<PeerStream> {
@@ -393,7 +408,8 @@ async fn handshake(
             stream
         }
         Ok(Err(error)) => {
-            tracing::debug!(%remote, %error, "refused a connection");
+            // Its port is another one each time.
+            complaints.hear(&remote.ip().to_string(), &error);
             None
         }
         Err(_) => {

@@ -2,6 +2,7 @@
 //! enrolment service has a single call, and lends it to a question that is answered only to the
 //! node it claims to come from.
 
+use merlin_model::Timestamp;
 use merlin_proto::peer::enrollment_client::EnrollmentClient;
 use merlin_proto::peer::enrollment_server::{Enrollment, EnrollmentServer};
 use merlin_proto::peer::{EnrollRequest, EnrollResponse};
@@ -9,7 +10,7 @@ use tonic::transport::Server;
 use tonic::{Code, Response};
 
 use super::*;
-use crate::identity::testing::{Cluster, days_ago};
+use crate::identity::testing::{Cluster, days_ago, now};
 
 /// Answers who it is, to a caller that is who it says.
 struct WhoAreYou {
@@ -182,6 +183,20 @@ async fn expired_certificates_are_refused_until_they_are_renewed() {
     old.replace(renewed).unwrap();
     ask(channel(&old, 1, &one_addr), old.name()).await.unwrap();
     ask(channel(&one, 2, &old_addr), one.name()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_clock_that_is_hours_off_does_not_keep_nodes_apart() {
+    let cluster = Cluster::new();
+    let one = tls(cluster.node(1));
+    let addr = serve(&one).await;
+    // Signed by a member whose clock was ahead, or behind.
+    for hours in [-12, -1, 1, 12] {
+        let signed = now().0.saturating_add_signed(hours * 3600 * 1000);
+        let two = tls(cluster.node_signed_at(2, Timestamp(signed)));
+        let asked = ask(channel(&two, 1, &addr), two.name()).await;
+        assert_eq!(asked.unwrap(), 1, "{hours} h");
+    }
 }
 
 #[test]
