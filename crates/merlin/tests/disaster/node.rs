@@ -226,7 +226,8 @@ impl Node {
         self.daemon.take().unwrap().wait().unwrap();
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends the daemon a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = self.daemon.as_ref().unwrap().id();
         kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
     }
