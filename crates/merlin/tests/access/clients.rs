@@ -48,7 +48,7 @@ fn other_hosts_are_answered_by_tls_to_clients_only() {
                 .await
                 .unwrap();
             let words = refused(
-                cluster(&channel).describe(DescribeRequest {}).await,
+                cluster(&channel).describe(DescribeRequest::default()).await,
                 Code::Unauthenticated,
             );
             assert!(words.contains("unix socket"), "{words}");
@@ -130,7 +130,7 @@ fn each_role_may_do_its_part_and_no_more() {
                     .status(StatusRequest::default())
                     .await
                     .unwrap();
-                admin.describe(DescribeRequest {}).await.unwrap();
+                admin.describe(DescribeRequest::default()).await.unwrap();
                 let watched = nodes(&channel).watch(WatchRequest::default()).await;
                 watched.unwrap().into_inner().message().await.unwrap();
 
@@ -267,7 +267,7 @@ fn plaintext_for_everybody_is_for_the_catalog_and_said_loudly() {
                 .await
                 .unwrap();
             let words = refused(
-                cluster(&channel).describe(DescribeRequest {}).await,
+                cluster(&channel).describe(DescribeRequest::default()).await,
                 Code::Unauthenticated,
             );
             assert!(words.contains("plaintext"), "{words}");
