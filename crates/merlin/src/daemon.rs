@@ -143,7 +143,9 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
     if config.api_insecure && !config.api_addr.ip().is_loopback() {
         warn!(
             api = %config.api_addr,
-            "THE API TAKES CHANGES FROM WHOEVER REACHES IT, IN PLAINTEXT (--api-insecure)"
+            "THE API TAKES CHANGES FROM WHOEVER REACHES IT, IN PLAINTEXT (--api-insecure{})",
+            // On etcd that is how it always was; whoever wants otherwise is told how.
+            if config.etcd.is_some() { "; =false keeps other hosts out" } else { "" }
         );
     }
     let rules = door::Rules {

@@ -68,18 +68,14 @@ fn message(status: &tonic::Status) -> String {
     use std::error::Error as _;
 
     let own = status.message();
-    match status.source() {
-        // What the transport has to say is more than "transport error".
-        Some(source) => {
-            let source = chain(source);
-            if own.is_empty() || source.starts_with(own) {
-                source
-            } else {
-                format!("{own}: {source}")
-            }
-        }
-        None if own.is_empty() => status.code().to_string(),
-        None => own.to_owned(),
+    let transport = status.source().map(chain).unwrap_or_default();
+    // What the transport has to say is more than that there was an error.
+    let transport = transport.trim_start_matches("transport error: ");
+    match (own, transport) {
+        ("", "") => status.code().to_string(),
+        (own, "") => own.to_owned(),
+        (own, transport) if transport.contains(own) => transport.to_owned(),
+        (own, transport) => format!("{own}: {transport}"),
     }
 }
 
