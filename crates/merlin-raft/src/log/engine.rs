@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::oneshot;
 
+use super::compact;
 use super::error::{OpenError, ReadError, WriteError};
 use super::layout::{Assembler, Ballot, Flaw, Position, Record, entry_key, parse_entry_key};
 use super::mark::CommitMark;
@@ -61,7 +62,7 @@ pub(super) struct State {
 impl LogEngine {
     /// Whether there is a log in the directory, or something of one.
     pub(crate) fn exists(dir: &Path) -> bool {
-        dir.join(tip::NAME).exists() || dir.join("sled").exists()
+        dir.join(tip::NAME).exists() || dir.join("sled").exists() || compact::is_between(dir)
     }
 
     /// Opens the log in `dir`, or makes a new one. Reads all of it once; blocks.

@@ -7,7 +7,7 @@
 //! <dir>/lock            held by the running daemon
 //! <dir>/tip             128 bytes: two slots of 64, written in turn; what was acknowledged (tip.rs)
 //! <dir>/committed       two slots of 32, written in turn: what a kill must not undo (mark.rs)
-//! <dir>/sled/           one sled 0.34 database, default tree
+//! <dir>/sled/           one sled 0.34 database, default tree; written anew when it is too large
 //! <dir>/aside/          files of sled's that were in the way of opening it; never deleted here
 //! <dir>/sled.found/     while the log is being opened: sled/ as it was found (keepsake.rs)
 //!
@@ -59,6 +59,7 @@
 //! ```
 //! No call into sled runs on a thread of the async runtime.
 
+mod compact;
 mod engine;
 mod error;
 mod keepsake;

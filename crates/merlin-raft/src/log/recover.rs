@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::compact::{self, Limits};
 use super::error::OpenError;
 use super::keepsake::Keepsake;
 use super::layout::{
@@ -40,6 +41,8 @@ pub(super) struct Opened {
     pub(super) committed: Option<Position>,
     /// Of the last entry.
     pub(super) checksum: u32,
+    /// Bytes of keys and values.
+    live: u64,
 }
 
 /// What the database holds.
@@ -51,14 +54,69 @@ struct Contents {
     committed: Option<Position>,
     checksum: u32,
     entries: u64,
+    /// Bytes of keys and values.
+    live: u64,
     /// What an interrupted change left: not part of the log.
     leftovers: Vec<Vec<u8>>,
 }
 
 /// Opens the log or leaves it as it was, apart from sled's index snapshots.
 pub(super) fn open(dir: &Path) -> Result<Opened, OpenError> {
+    open_within(dir, Limits::default())
+}
+
+/// Opens the log, written anew where it is too large.
+pub(super) fn open_within(dir: &Path, limits: Limits) -> Result<Opened, OpenError> {
     fs::create_dir_all(dir).map_err(|e| OpenError::io("create", dir, e))?;
     let lock = lock(dir)?;
+    compact::finish(dir).map_err(|e| OpenError::io("tidy", dir, e))?;
+    let opened = open_as_it_is(dir, lock)?;
+    let size = opened.db.size_on_disk().unwrap_or(0);
+    if !limits.exceeded(size, opened.live) {
+        return Ok(opened);
+    }
+    tracing::info!(size, live = opened.live, "writing the raft log anew");
+    let copied = match copy_whole(dir, &opened) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the raft log stays large"
+            );
+            false
+        }
+    };
+    let Opened { lock, db, disk, .. } = opened;
+    drop((db, disk));
+    await_release(dir)?;
+    if copied {
+        compact::swap(dir).map_err(|e| OpenError::io("replace", dir, e))?;
+    } else {
+        compact::forget(dir);
+    }
+    open_as_it_is(dir, lock)
+}
+
+/// A copy of the log beside it, which was read back and found the same.
+fn copy_whole(dir: &Path, opened: &Opened) -> Result<(), OpenError> {
+    let failed = |e| OpenError::io("write a copy in", dir, e);
+    let (to, copy) = compact::copy(dir, &opened.db).map_err(failed)?;
+    let found = scan(dir, &to, &copy)?;
+    let same = found.extent == opened.extent
+        && (found.vote, found.committed) == (opened.vote, opened.committed)
+        && found.checksum == opened.checksum;
+    drop(copy);
+    await_release_of(dir, &to)?;
+    match same {
+        true => Ok(()),
+        false => Err(OpenError::Corrupt {
+            dir: dir.to_owned(),
+            what: "a copy of it differs".to_owned(),
+        }),
+    }
+}
+
+fn open_as_it_is(dir: &Path, lock: File) -> Result<Opened, OpenError> {
     let sled_dir = dir.join("sled");
     let tip = open_tip(dir, &sled_dir)?;
     let found = Keepsake::take(&sled_dir);
@@ -113,6 +171,7 @@ fn open_found(dir: &Path, sled_dir: &Path, lock: File, tip: TipFile) -> Result<O
         vote: contents.vote,
         committed: contents.committed,
         checksum: contents.checksum,
+        live: contents.live,
     })
 }
 
@@ -199,7 +258,11 @@ fn aside(dir: &Path, name: &str) -> io::Result<PathBuf> {
 /// Waits until sled has let go of its file: threads of its own may hold it for a moment after
 /// the database was closed. With [`lock`] held there is nobody else to wait for.
 pub(super) fn await_release(dir: &Path) -> Result<(), OpenError> {
-    let data = dir.join("sled/db");
+    await_release_of(dir, &dir.join("sled"))
+}
+
+fn await_release_of(dir: &Path, sled_dir: &Path) -> Result<(), OpenError> {
+    let data = sled_dir.join("db");
     let probe = match File::open(&data) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         probe => probe.map_err(|e| OpenError::io("open", &data, e))?,
@@ -307,6 +370,7 @@ fn scan(dir: &Path, sled_dir: &Path, db: &sled::Db) -> Result<Contents, OpenErro
     let mut entries = Entries::new(&contents.extent);
     for item in db.iter() {
         let (key, value) = item.map_err(failed)?;
+        contents.live += (key.len() + value.len()) as u64;
         match parse_entry_key(&key) {
             Some((index, chunk)) => entries.take(dir, index, chunk, &key, &value)?,
             None if is_meta_key(&key) => {}
@@ -433,7 +497,7 @@ fn compare(dir: &Path, contents: &Contents, tip: &Tip) -> Result<(), OpenError> 
 // === Leaving it in order ===
 
 /// Makes the names of all files durable, and what sled wrote without syncing.
-fn sync_tree(dir: &Path, sled_dir: &Path, disk: &File) -> io::Result<()> {
+pub(super) fn sync_tree(dir: &Path, sled_dir: &Path, disk: &File) -> io::Result<()> {
     disk.sync_all()?;
     File::open(sled_dir.join("conf"))?.sync_all()?;
     for dir in [sled_dir, dir].into_iter().chain(dir.parent()) {
@@ -442,7 +506,7 @@ fn sync_tree(dir: &Path, sled_dir: &Path, disk: &File) -> io::Result<()> {
     Ok(())
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     // The parent of a relative path of one part.
     let dir = if dir.as_os_str().is_empty() {
         Path::new(".")

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
-use super::layout::{Meta, Position, Record, Write, chunk_key};
+use super::compact::{self, Limits};
+use super::layout::{Ballot, Meta, Position, Record, Write, chunk_key};
+use super::recover;
 use super::{LogEngine, LogStore};
 use crate::snapshot::Snapshots;
 use crate::state::{State, StateMachine};
@@ -109,4 +111,105 @@ fn a_truncation_may_be_interrupted_after_any_write() {
     for done in added + 1..=writes.len() {
         assert_eq!(opened(&interrupted(&writes[..done])), [0, 1, 2, 3, 4]);
     }
+}
+
+const VOTE: Ballot = Ballot {
+    term: 7,
+    node: 2,
+    committed: true,
+};
+
+/// Anything is too large.
+const NONE: Limits = Limits {
+    large: 0,
+    excess: 1,
+};
+
+/// A log of a few entries in a file that has held many.
+fn outgrown() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let log = LogEngine::open(dir.path()).unwrap();
+    for round in 0..20 {
+        let entries = (round * 50)..(round + 1) * 50;
+        let entries = entries.map(|index| record(index, 4000)).collect();
+        log.append(entries).wait().unwrap();
+    }
+    log.save_vote(VOTE).wait().unwrap();
+    log.purge(record(990, 0).position).wait().unwrap();
+    log.save_committed(Some(record(995, 0).position)).unwrap();
+    log.close();
+    dir
+}
+
+fn assert_outgrown(dir: &TempDir) {
+    let log = LogEngine::open(dir.path()).unwrap();
+    assert_eq!(log.purged().unwrap().index, 990);
+    assert_eq!(log.last().unwrap().index, 999);
+    assert_eq!(log.committed().unwrap().index, 995);
+    assert_eq!(log.vote(), Some(VOTE));
+    let read = log.reader().read(0..u64::MAX, usize::MAX).unwrap();
+    let expected: Vec<_> = (991..1000).map(|index| record(index, 4000)).collect();
+    assert_eq!(read, expected);
+    log.append(vec![record(1000, 10)]).wait().unwrap();
+    log.truncate(1000).wait().unwrap();
+}
+
+fn size(dir: &TempDir) -> u64 {
+    let db = dir.path().join("sled/db");
+    std::fs::metadata(db).unwrap().len()
+}
+
+#[test]
+fn a_log_in_a_file_too_large_for_it_is_written_anew() {
+    let dir = outgrown();
+    let before = size(&dir);
+    drop(recover::open_within(dir.path(), Limits::default()).unwrap());
+    assert_eq!(size(&dir), before, "it is not large");
+    drop(recover::open_within(dir.path(), NONE).unwrap());
+    let after = size(&dir);
+    assert!(after * 2 < before, "{before} bytes have become {after}");
+    assert_outgrown(&dir);
+    let left = std::fs::read_dir(dir.path()).unwrap();
+    let left: Vec<_> = left.map(|file| file.unwrap().file_name()).collect();
+    let copies = left
+        .iter()
+        .filter(|name| name.to_string_lossy().contains("sled."));
+    assert_eq!(copies.count(), 0, "{left:?}");
+}
+
+#[test]
+fn a_crash_while_it_is_written_anew_costs_nothing() {
+    // While the copy is written: what there is of it is no log.
+    let dir = outgrown();
+    let unfinished = dir.path().join("sled.new");
+    std::fs::create_dir(&unfinished).unwrap();
+    std::fs::write(unfinished.join("db"), "half").unwrap();
+    assert_outgrown(&dir);
+    assert!(!unfinished.exists());
+
+    // Between the two renames, and before the old one is gone.
+    for renames in 1..=2 {
+        let dir = outgrown();
+        let opened = recover::open_within(dir.path(), Limits::default()).unwrap();
+        let (_, copy) = compact::copy(dir.path(), &opened.db).unwrap();
+        drop((copy, opened));
+        recover::await_release(dir.path()).unwrap();
+        let at = |name| dir.path().join(name);
+        std::fs::rename(at("sled"), at("sled.old")).unwrap();
+        assert!(LogEngine::exists(dir.path()));
+        if renames == 2 {
+            std::fs::rename(at("sled.new"), at("sled")).unwrap();
+        }
+        assert_outgrown(&dir);
+        assert!(!at("sled.old").exists() && !at("sled.new").exists());
+    }
+}
+
+#[test]
+fn a_log_is_written_anew_when_it_is_large_and_mostly_empty() {
+    let limits = Limits::default();
+    let mib = 1 << 20;
+    assert!(!limits.exceeded(64 * mib, 0));
+    assert!(!limits.exceeded(65 * mib, 5 * mib));
+    assert!(limits.exceeded(65 * mib, 4 * mib));
 }
