@@ -131,6 +131,9 @@ pub(crate) enum Command {
         #[arg(long = "use", value_name = "NAME")]
         choose: Option<String>,
     },
+    /// Look after a store that is etcd
+    #[command(subcommand)]
+    Store(Store),
     /// Print a completion script for a shell
     Completions { shell: Shell },
     /// Print the manual page, or write those of all commands into a directory
@@ -138,6 +141,20 @@ pub(crate) enum Command {
         /// Directory to write meradm.1, meradm-list.1 and so on into
         #[arg(long, value_name = "DIR")]
         out_dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Store {
+    /// Have the node that is asked remove the services that are gone from etcd
+    ///
+    /// A node does not take away more than half of its services, or all, because etcd says so: etcd
+    /// may have been wiped, restored, or be looked at under the wrong prefix. The status says what
+    /// is held back. Every node has to be told.
+    AcceptRemoval {
+        /// Only if what is held back is the catalog of this revision
+        #[arg(long, value_name = "REVISION")]
+        revision: Option<u64>,
     },
 }
 

@@ -16,8 +16,8 @@ use merlin_proto::types::{ListResponse, RealServer, VirtualService};
 use merlin_proto::v1::cluster_client::ClusterClient;
 use merlin_proto::v1::node_client::NodeClient;
 use merlin_proto::v1::{
-    AuditRequest, AuditResponse, LiveRequest, LiveResponse, StatusRequest, StatusResponse,
-    WatchRequest, WatchResponse,
+    AcceptRemovalRequest, AcceptRemovalResponse, AuditRequest, AuditResponse, LiveRequest,
+    LiveResponse, StatusRequest, StatusResponse, WatchRequest, WatchResponse,
 };
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -130,6 +130,16 @@ impl Client {
         })
         .await
         .map(Response::into_inner)
+    }
+
+    /// Asked once: what is held back may be something else the second time.
+    pub(crate) async fn accept_removal(
+        &self,
+        revision: u64,
+    ) -> Result<AcceptRemovalResponse, Status> {
+        let request = timed(AcceptRemovalRequest { revision }, self.timeout);
+        let response = self.node().accept_removal(request).await?;
+        Ok(response.into_inner())
     }
 
     /// Opens a stream of changes; the time to try is for the opening alone.

@@ -9,6 +9,7 @@ mod list;
 mod server;
 mod service;
 mod status;
+mod store;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -40,6 +41,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Login(args) => contexts::login(&args),
         Command::Logout { name } => contexts::logout(name),
         Command::Contexts { choose } => contexts::list(&global, choose.as_deref()),
+        Command::Store(command) => store::run(&global, &command).await,
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { out_dir } => generate::man(out_dir.as_deref()),
     }

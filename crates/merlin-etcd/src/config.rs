@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use merlin_model::Catalog;
-
+use crate::guard::MaxRemoval;
+use crate::keep::Keep;
 use crate::layout::Layout;
 use crate::status::Backend;
 
@@ -17,8 +17,9 @@ pub struct Config {
     pub layout: Layout,
     pub tls: Tls,
     pub user: Option<User>,
-    /// The catalog as it was last known, for as long as etcd does not answer.
-    pub last_known: Catalog,
+    /// Where the last catalog is kept, for as long as etcd does not answer.
+    pub keep: Option<Keep>,
+    pub max_removal: MaxRemoval,
 }
 
 /// Files in PEM. They are read on every connection, so that renewed ones are taken up.

@@ -8,11 +8,11 @@
 //! 1. a second, linearizable read has confirmed it, and
 //! 2. `--max-removal` allows that much, or an operator has accepted this very catalog.
 //!
-//! Until then the node goes on with the catalog it has. Nothing has to be undone when the services
-//! come back: a catalog that removes little is obeyed at once.
+//! Until then the node goes on with the catalog it has, and half of the services coming back is no
+//! reason to do without the others: what is held is let go when nothing is missing any more.
 //!
 //! ```text
-//!                 removes little                    removes little
+//!                 removes little                    removes nothing
 //!             ┌───────────────────┐     ┌──────────────────────────────────────┐
 //!             ▼                   │     ▼                                      │
 //!   ──▶ obeyed ── removes much ──▶ suspect ── confirmed ──▶ allowed? ── no ──▶ held
@@ -34,6 +34,7 @@ const SUSPICIOUS: usize = 50;
 pub struct Guard {
     limit: MaxRemoval,
     accepted: Option<Revision>,
+    holding: bool,
 }
 
 /// Largest part of the services, in percent, that is removed without asking anybody.
@@ -85,24 +86,27 @@ impl Guard {
         Self {
             limit,
             accepted: None,
+            holding: false,
         }
     }
 
     /// Whether `next` may take the place of `current`.
     pub fn judge(&mut self, current: &Catalog, next: &Catalog, origin: Origin) -> Verdict {
         let removal = Removal::between(current, next);
-        if !removal.is_suspicious(origin, self.limit) {
-            self.accepted = None;
-            return Verdict::Obey;
-        }
-        if origin != Origin::Confirmed {
+        let is_suspicious = match self.holding {
+            true => removal.services > 0,
+            false => removal.is_suspicious(origin, self.limit),
+        };
+        if is_suspicious && origin != Origin::Confirmed {
             return Verdict::Confirm(removal);
         }
-        if self.limit.allows(removal) || self.accepted == Some(removal.revision) {
-            self.accepted = None;
-            return Verdict::Obey;
+        let is_meant = self.limit.allows(removal) || self.accepted == Some(removal.revision);
+        self.holding = is_suspicious && !is_meant;
+        if self.holding {
+            return Verdict::Hold(removal);
         }
-        Verdict::Hold(removal)
+        self.accepted = None;
+        Verdict::Obey
     }
 
     /// An operator says that what is held back is meant. It is judged once more before it is obeyed.
@@ -129,8 +133,10 @@ impl MaxRemoval {
         (percent <= 100).then_some(Self(percent))
     }
 
+    /// Whether a removal that is suspicious is allowed. The default allows none.
     fn allows(self, removal: Removal) -> bool {
-        removal.services * 100 <= removal.of * usize::from(self.0)
+        usize::from(self.0) > SUSPICIOUS
+            && removal.services * 100 <= removal.of * usize::from(self.0)
     }
 }
 
@@ -310,9 +316,16 @@ mod tests {
             guard.judge(&current, &empty, Origin::Confirmed),
             Verdict::Hold(_)
         ));
+        // Some of them are not enough.
+        let some = without(current.clone(), 1);
+        assert!(matches!(
+            guard.judge(&current, &some, Origin::Confirmed),
+            Verdict::Hold(_)
+        ));
         assert_eq!(
             guard.judge(&current, &with(21), Origin::Listed),
             Verdict::Obey
         );
+        assert_eq!(guard.judge(&current, &some, Origin::Listed), Verdict::Obey);
     }
 }

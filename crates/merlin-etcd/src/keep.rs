@@ -11,14 +11,20 @@
 //! It is written beside, made durable, and renamed into place: there is a whole one or none. One that
 //! does not check out is reported and passed over.
 
+use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use merlin_model::Catalog;
 use merlin_proto::{DecodeError, log};
 use prost::Message;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+const PAUSE: Duration = Duration::from_secs(1);
 const NAME: &str = "last-catalog";
 const MAGIC: &[u8] = b"merlin catalog 1\n";
 
@@ -54,6 +60,39 @@ pub struct StoreError {
     path: PathBuf,
     #[source]
     source: io::Error,
+}
+
+/// Keeps every catalog that is published, the last one for good, until told to stop.
+///
+/// Writing the whole catalog takes longer the larger it is, so what follows within a second of a
+/// write waits for that second.
+pub(crate) async fn run(
+    keep: Keep,
+    mut catalog: watch::Receiver<Arc<Catalog>>,
+    stop: CancellationToken,
+) {
+    let write = |catalog: Arc<Catalog>| {
+        let keep = keep.clone();
+        async move {
+            let written = tokio::task::spawn_blocking(move || keep.store(&catalog)).await;
+            if let Ok(Err(error)) = written {
+                let reason = error.source();
+                tracing::warn!(%error, reason, "the catalog is not kept for the next start");
+            }
+        }
+    };
+    let changes = async {
+        while catalog.changed().await.is_ok() {
+            let latest = Arc::clone(&catalog.borrow_and_update());
+            write(latest).await;
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    stop.run_until_cancelled(changes).await;
+    if catalog.has_changed().unwrap_or(false) {
+        let latest = Arc::clone(&catalog.borrow_and_update());
+        write(latest).await;
+    }
 }
 
 impl Keep {

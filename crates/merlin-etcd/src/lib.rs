@@ -22,6 +22,8 @@ mod v2;
 mod v3;
 
 pub use config::{Config, Tls, User};
+pub use guard::{AcceptError, MaxRemoval, Removal};
+pub use keep::Keep;
 pub use layout::Layout;
 pub use publish::Views;
 pub use replica::{Problem, Replica};

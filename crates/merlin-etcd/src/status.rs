@@ -6,6 +6,7 @@ use std::time::Duration;
 use imbl::OrdSet;
 use tokio::time::Instant;
 
+use crate::guard::Removal;
 use crate::replica::Problem;
 
 /// Which of etcd's two stores keeps the records. They do not see each other's keys.
@@ -43,6 +44,8 @@ pub struct Status {
     pub history: String,
     /// Records that are passed over, by key.
     pub problems: OrdSet<Problem>,
+    /// A removal that is held back until it is accepted.
+    pub held: Option<Removal>,
     /// Since when the store is away.
     pub(crate) lost: Option<Instant>,
 }
@@ -55,6 +58,7 @@ impl Status {
             endpoint: String::new(),
             history: String::new(),
             problems: OrdSet::new(),
+            held: None,
             lost: Some(Instant::now()),
         }
     }

@@ -1,15 +1,18 @@
 //! The store of one node, as the daemon uses it.
 
-use std::sync::{Arc, OnceLock};
+use std::error::Error;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use merlin_model::store::{Consistency, ProposeError, ReadError};
-use merlin_model::{Catalog, Command, EventRing, Reply};
+use merlin_model::{Catalog, Command, EventRing, Reply, Revision};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::guard::{AcceptError, Removal};
+use crate::keep::{self, Keep};
 use crate::publish::{Publisher, Views};
 use crate::replica::Replica;
 use crate::status::{Backend, Status};
@@ -24,9 +27,10 @@ pub struct EtcdStore {
 #[derive(Debug)]
 struct Inner {
     views: Views,
+    publisher: Publisher,
     driver: Arc<OnceLock<Driver>>,
     stop: CancellationToken,
-    task: std::sync::Mutex<Option<JoinHandle<()>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// One of etcd's two APIs, once it is known which.
@@ -41,12 +45,17 @@ impl EtcdStore {
     pub fn open(config: Config) -> Self {
         let replica = Replica::new(config.layout.clone());
         let status = Status::starting(config.backend);
-        let (publisher, views) = Publisher::new(replica, config.last_known.clone(), status);
-        let driver = Arc::new(OnceLock::new());
+        let last_known = config.keep.as_ref().map(last_known).unwrap_or_default();
+        let (publisher, views) = Publisher::new(replica, last_known, status, config.max_removal);
         let stop = CancellationToken::new();
+        let keeping = config.keep.clone().map(|keep| {
+            let catalog = views.catalog.clone();
+            tokio::spawn(keep::run(keep, catalog, stop.clone()))
+        });
+        let driver = Arc::new(OnceLock::new());
         let following = follow(
             config,
-            publisher,
+            publisher.clone(),
             views.clone(),
             Arc::clone(&driver),
             stop.clone(),
@@ -54,9 +63,15 @@ impl EtcdStore {
         Self {
             inner: Arc::new(Inner {
                 views,
+                publisher,
                 driver,
                 stop,
-                task: std::sync::Mutex::new(Some(tokio::spawn(following))),
+                tasks: Mutex::new(
+                    keeping
+                        .into_iter()
+                        .chain([tokio::spawn(following)])
+                        .collect(),
+                ),
             }),
         }
     }
@@ -121,13 +136,32 @@ impl EtcdStore {
     /// Lets go of etcd. Harmless when repeated.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
-        let task = self.inner.task.lock().ok().and_then(|mut task| task.take());
-        if let Some(task) = task
-            && let Err(panic) = task.await
-        {
-            tracing::error!(%panic, "following the store ended in a panic");
+        let tasks = self
+            .inner
+            .tasks
+            .lock()
+            .map(|mut tasks| std::mem::take(&mut *tasks));
+        for task in tasks.unwrap_or_default() {
+            if let Err(panic) = task.await {
+                tracing::error!(%panic, "following the store ended in a panic");
+            }
         }
     }
+
+    /// Lets a removal pass that is held back; with a revision, only the one of that catalog.
+    pub fn accept_removal(&self, revision: Option<Revision>) -> Result<Removal, AcceptError> {
+        self.inner.publisher.accept(revision)
+    }
+}
+
+fn last_known(keep: &Keep) -> Catalog {
+    keep.load()
+        .unwrap_or_else(|error| {
+            let reason = error.source();
+            tracing::warn!(%error, reason, "starting without the last known catalog");
+            None
+        })
+        .unwrap_or_default()
 }
 
 /// Finds out which API to use if that was left open, and follows etcd with it until told to stop.

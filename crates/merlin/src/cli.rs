@@ -122,6 +122,10 @@ pub(crate) struct Settings {
     /// File with that user's password
     #[arg(long, env = "MERLIN_STORE_PASSWORD_FILE", value_name = "FILE")]
     pub(crate) store_password_file: Option<PathBuf>,
+    /// Percentage of the services that etcd may take away at once without an operator's word; 100 for
+    /// all [default: 50]
+    #[arg(long, env = "MERLIN_MAX_REMOVAL", value_name = "PERCENT")]
+    pub(crate) max_removal: Option<u8>,
     /// What the catalog is programmed into; memory is for trying and tests [default: ipvs]
     #[arg(long, env = "MERLIN_DATAPLANE", value_name = "DATAPLANE")]
     pub(crate) dataplane: Option<DataplaneKind>,

@@ -182,6 +182,7 @@ impl Settings {
             store_key,
             store_user,
             store_password_file,
+            max_removal,
             dataplane,
             reconcile,
             reconcile_sync_period,

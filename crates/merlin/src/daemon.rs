@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use merlin_etcd::EtcdStore;
+use merlin_etcd::{EtcdStore, Keep};
 use merlin_ipvs::{Handle, Kernel, MemoryTable};
 use merlin_model::store::Consistency;
 use merlin_model::{Catalog, HealthView};
@@ -230,7 +230,13 @@ async fn open_store(config: &Config) -> Result<Store> {
         // Whether it answers or not: the kernel keeps its rules, and clients are told.
         Some(etcd) => {
             info!(endpoints = etcd.endpoints.join(","), prefix = %etcd.layout, "catalog in etcd");
-            Ok(Store::Etcd(EtcdStore::open(etcd.clone())))
+            let dir = &config.data_dir;
+            let made = std::fs::create_dir_all(dir);
+            made.with_context(|| format!("--data-dir: making {}", dir.display()))?;
+            Ok(Store::Etcd(EtcdStore::open(merlin_etcd::Config {
+                keep: Some(Keep::in_dir(dir)),
+                ..etcd.clone()
+            })))
         }
     }
 }
@@ -289,10 +295,12 @@ fn reconcile_config(config: &Config) -> merlin_reconcile::Config {
 /// A store that is catching up passes through catalogs of the past, which would take back what the
 /// kernel rightly holds. So the first pass waits until the store has everything that was
 /// acknowledged. Where no quorum tells, a catalog from before the restart is good after a while:
-/// it has everything this node ever applied. A node that never had one goes on waiting.
+/// it has everything this node ever applied. A node that never had one, or whose store is etcd, goes
+/// on waiting.
 async fn settled(store: Store, election_timeout: Duration, shutdown: CancellationToken) {
     let patience = election_timeout * 5;
-    let had_catalog = !store.catalog().borrow().is_pristine();
+    // What was last seen of an etcd that is away may be older than what the kernel holds.
+    let had_catalog = store.raft().is_some() && !store.catalog().borrow().is_pristine();
     let caught_up = async {
         while store
             .read(Consistency::Linearizable, patience)

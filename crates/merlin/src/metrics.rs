@@ -107,6 +107,11 @@ impl Collector for NodeCollector {
                 "Records in the store that cannot be used as they are",
                 store.passed_over.len() as f64,
             )?;
+            out.gauge(
+                "store_held_removal_services",
+                "Services that are gone from the store and kept until an operator accepts that",
+                store.held.map_or(0, |held| held.services) as f64,
+            )?;
         }
         out.gauge(
             "catalog_revision",

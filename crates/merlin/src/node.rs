@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use merlin_etcd::Problem;
+use merlin_etcd::{Problem, Removal};
 use merlin_ipvs::Handle;
 use merlin_model::table::{Counters, DestinationKey, Key, LiveDestination, LiveService};
 use merlin_model::{Catalog, HealthView, ServerHealth, ServiceId, Verdict, VirtualService};
@@ -141,6 +141,7 @@ impl Node {
                     .filter(|lag| !lag.is_zero())
                     .and_then(|lag| lag.try_into().ok()),
                 passed_over: store.passed_over.into_iter().map(passed_over).collect(),
+                held_removal: store.held.map(held_removal),
             }),
             catalog_revision: self.catalog().revision().0,
             health: Some(v1::node_status::Health { up, down, unknown }),
@@ -205,6 +206,14 @@ impl Node {
             .filter(|service| wanted(&service.service_id))
             .collect();
         answer
+    }
+}
+
+pub(crate) fn held_removal(removal: Removal) -> v1::HeldRemoval {
+    v1::HeldRemoval {
+        revision: removal.revision.0,
+        services: removal.services as u64,
+        of: removal.of as u64,
     }
 }
 

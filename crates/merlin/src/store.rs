@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use merlin_etcd::{Backend, EtcdStore, Problem};
+use merlin_etcd::{AcceptError, Backend, EtcdStore, Problem, Removal};
 use merlin_model::store::{Consistency, ProposeError, ReadError};
-use merlin_model::{Catalog, Command, EventRing, Reply};
+use merlin_model::{Catalog, Command, EventRing, Reply, Revision};
 use merlin_raft::{AskError, RaftStore, StoreFailed};
 use tokio::sync::watch;
 
@@ -37,6 +37,8 @@ pub(crate) struct Status {
     pub(crate) lag: Option<Duration>,
     /// Records that are passed over, where there are any.
     pub(crate) passed_over: Vec<Problem>,
+    /// A removal that is held back until an operator accepts it.
+    pub(crate) held: Option<Removal>,
 }
 
 /// Another daemon on the same catalog, or this one.
@@ -99,6 +101,7 @@ impl Store {
                     cluster: status.cluster.to_string(),
                     lag: None,
                     passed_over: Vec::new(),
+                    held: None,
                 }
             }
             Self::Etcd(etcd) => {
@@ -107,12 +110,25 @@ impl Store {
                     backend: status.backend.map_or("etcd", Backend::as_str),
                     lag: Some(status.lag()),
                     passed_over: status.problems.iter().cloned().collect(),
+                    held: status.held,
                     unavailable: status.unavailable,
                     role: "",
                     leader: 0,
                     cluster: status.history,
                 }
             }
+        }
+    }
+
+    /// Lets a removal pass that is held back; with a revision, only the one of that catalog.
+    pub(crate) fn accept_removal(
+        &self,
+        revision: Option<Revision>,
+    ) -> Result<Removal, AcceptError> {
+        match self {
+            // What a quorum has decided is meant.
+            Self::Raft(_) => Err(AcceptError::NothingHeld),
+            Self::Etcd(etcd) => etcd.accept_removal(revision),
         }
     }
 

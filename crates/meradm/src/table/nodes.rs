@@ -71,6 +71,13 @@ fn problems(node: &NodeStatus) -> Vec<String> {
         };
         problems.push(format!("writes are not possible: {reason}"));
     }
+    if let Some(held) = node.store.as_ref().and_then(|store| store.held_removal) {
+        problems.push(format!(
+            "{} of {} services are gone from the store and kept: `meradm store accept-removal` on \
+             this node if that is meant",
+            held.services, held.of
+        ));
+    }
     let passed_over = node.store.iter().flat_map(|store| &store.passed_over);
     problems.extend(passed_over.map(|record| format!("{}: {}", record.key, record.reason)));
     if !node.dataplane_error.is_empty() {

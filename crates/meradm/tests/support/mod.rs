@@ -22,8 +22,8 @@ use merlin_proto::types::merlin_server::{Merlin, MerlinServer};
 use merlin_proto::types::{ListResponse, RealServer, VirtualService};
 use merlin_proto::v1::node_server::{Node as NodeApi, NodeServer};
 use merlin_proto::v1::{
-    LiveRequest, LiveResponse, NodeStatus, NodeTable, StatusRequest, StatusResponse, WatchRequest,
-    WatchResponse,
+    AcceptRemovalRequest, AcceptRemovalResponse, LiveRequest, LiveResponse, NodeStatus, NodeTable,
+    StatusRequest, StatusResponse, WatchRequest, WatchResponse,
 };
 use merlin_proto::{listing, server, service};
 use tokio::sync::{oneshot, watch};
@@ -174,6 +174,13 @@ impl NodeApi for Store {
                 ..Default::default()
             }],
         }))
+    }
+
+    async fn accept_removal(
+        &self,
+        _: Request<AcceptRemovalRequest>,
+    ) -> Result<Response<AcceptRemovalResponse>, Status> {
+        Err(Status::failed_precondition("no removal is held back"))
     }
 
     async fn live(&self, _: Request<LiveRequest>) -> Result<Response<LiveResponse>, Status> {

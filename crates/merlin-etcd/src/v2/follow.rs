@@ -23,7 +23,7 @@ use super::client::{CallError, Client, Waiting};
 use super::protocol::{Event, Index, Record, Refusal};
 use crate::config::Config;
 use crate::layout::Layout;
-use crate::publish::Publisher;
+use crate::publish::{Heed, Publisher};
 use crate::replica::{History, Replica, Stored};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -127,8 +127,13 @@ impl Follower {
         }
     }
 
-    /// Takes over everything there is.
+    /// Takes over everything there is, and looks again at what is hard to believe.
     async fn list(&mut self, client: &Client) -> Result<(), CallError> {
+        while self.list_once(client).await? == Heed::ListAgain {}
+        Ok(())
+    }
+
+    async fn list_once(&mut self, client: &Client) -> Result<Heed, CallError> {
         // Who asks from now on asks for another list.
         let wanted = *self.shared.lists_wanted.borrow();
         let listing = client.list(&self.prefix).await?;
@@ -140,10 +145,10 @@ impl Follower {
         self.confirmed = listing.index;
         let records = listing.records.into_iter().map(stored);
         let changes = self.replica.relist(history, records);
-        self.publisher.jump(&self.replica, &changes);
+        let heed = self.publisher.jump(&self.replica, &changes);
         self.shared.horizon.send_replace(listing.index);
         self.shared.lists_made.send_replace(wanted);
-        Ok(())
+        Ok(heed)
     }
 
     /// Takes over one change after the other.
@@ -161,7 +166,11 @@ impl Follower {
                 _ = &mut listed_is_not_enough => return Ended::List,
             };
             match turn {
-                Ok(Some(event)) => self.step(event),
+                Ok(Some(event)) => {
+                    if self.step(event) == Heed::ListAgain {
+                        return Ended::List;
+                    }
+                }
                 Ok(None) => {}
                 Err(ended) => return ended,
             }
@@ -205,7 +214,7 @@ impl Follower {
         Ok(())
     }
 
-    fn step(&mut self, event: Event) {
+    fn step(&mut self, event: Event) -> Heed {
         let index = event.index();
         let updates = match event {
             Event::Put(record) => {
@@ -216,8 +225,9 @@ impl Follower {
             Event::Directory { .. } => Vec::new(),
         };
         let changes = self.replica.step(Revision(index), updates);
-        self.publisher.step(&self.replica, changes);
+        let heed = self.publisher.step(&self.replica, changes);
         self.shared.horizon.send_replace(index);
+        heed
     }
 
     /// A key that is gone, and everything below it if it was a directory.

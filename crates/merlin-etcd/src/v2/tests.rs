@@ -12,7 +12,6 @@ use super::client::{CallError, Client};
 use super::protocol::{Ask, Event, Refusal};
 use crate::config::{Config, User};
 use crate::layout::Layout;
-use merlin_model::Catalog;
 
 fn config(endpoints: Vec<String>) -> Config {
     Config {
@@ -21,7 +20,8 @@ fn config(endpoints: Vec<String>) -> Config {
         layout: Layout::new("/m").unwrap(),
         tls: Default::default(),
         user: None,
-        last_known: Catalog::default(),
+        keep: None,
+        max_removal: Default::default(),
     }
 }
 

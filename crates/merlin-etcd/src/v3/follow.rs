@@ -25,7 +25,7 @@ use super::error::CallError;
 use super::session::{Session, header, record, revision};
 use super::tail::{Body, End, Event, Message, Tail};
 use crate::config::Config;
-use crate::publish::Publisher;
+use crate::publish::{Heed, Publisher};
 use crate::replica::{History, Replica};
 
 /// How often etcd is asked how far a quiet watch has come. Keeps the horizon ahead of compaction,
@@ -129,7 +129,16 @@ impl Follower {
         }
     }
 
+    /// Takes over everything there is, and looks again at what is hard to believe.
     async fn list(&mut self, session: &Session, hint: History) -> Result<(), CallError> {
+        let mut heed = self.list_once(session, hint).await?;
+        while heed == Heed::ListAgain {
+            heed = self.list_once(session, History::Same).await?;
+        }
+        Ok(())
+    }
+
+    async fn list_once(&mut self, session: &Session, hint: History) -> Result<Heed, CallError> {
         let listing = session.list(&self.config.layout).await?;
         let history = match &self.tail {
             Some(_) if hint == History::Another => History::Another,
@@ -141,9 +150,9 @@ impl Follower {
         }
         let changes = self.replica.relist(history, listing.records);
         self.tail = Some(Tail::new(listing.cluster, listing.revision));
-        self.publisher.jump(&self.replica, &changes);
+        let heed = self.publisher.jump(&self.replica, &changes);
         self.shared.set_horizon(listing.revision);
-        Ok(())
+        Ok(heed)
     }
 
     /// Watches from the horizon on until that cannot go on.
@@ -198,7 +207,12 @@ impl Follower {
         };
         for step in tail.hear(message)? {
             let changes = self.replica.step(step.revision, step.updates);
-            self.publisher.step(&self.replica, changes);
+            if self.publisher.step(&self.replica, changes) == Heed::ListAgain {
+                return Err(End::Relist {
+                    history: History::Same,
+                    reason: "much is gone at once".to_owned(),
+                });
+            }
         }
         self.shared.set_horizon(tail.horizon);
         Ok(())

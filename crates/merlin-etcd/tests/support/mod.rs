@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use merlin_etcd::{Backend, Config, EtcdStore, Layout, Tls};
-use merlin_model::{Catalog, Command as Proposal, Mutation, Timestamp};
+use merlin_etcd::{Backend, Config, EtcdStore, Layout, MaxRemoval, Tls};
+use merlin_model::{Command as Proposal, Mutation, Timestamp};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -156,7 +156,8 @@ impl Etcd {
             layout: Layout::default(),
             tls: Tls::default(),
             user: None,
-            last_known: Catalog::default(),
+            keep: None,
+            max_removal: MaxRemoval::ALL,
         }
     }
 

@@ -42,6 +42,8 @@ fn needs(method: &str) -> Needs {
         "types.Merlin/List" => Needs::Role(Role::Viewer),
         "types.Merlin/UpdateServer" => Needs::Role(Role::Operator),
         "merlin.v1.Cluster/Describe" => Needs::Known(Role::Viewer),
+        // Whoever may change the catalog may say that a change of it is meant.
+        "merlin.v1.Node/AcceptRemoval" => Needs::Role(Role::Admin),
         "merlin.v1.Cluster/Audit" => Needs::Known(Role::Operator),
         _ => match method.split('/').next() {
             Some("types.Merlin") => Needs::Role(Role::Admin),

@@ -6,7 +6,8 @@ use futures::Stream;
 use merlin_model::Revision;
 use merlin_proto::v1::node_server;
 use merlin_proto::v1::{
-    LiveRequest, LiveResponse, StatusRequest, StatusResponse, WatchRequest, WatchResponse,
+    AcceptRemovalRequest, AcceptRemovalResponse, LiveRequest, LiveResponse, StatusRequest,
+    StatusResponse, WatchRequest, WatchResponse,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -14,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::access::Caller;
 use super::watch;
 use crate::fleet;
-use crate::node::Node;
+use crate::node::{Node, held_removal};
 
 #[derive(Debug)]
 pub(super) struct NodeApi {
@@ -72,5 +73,20 @@ impl node_server::Node for NodeApi {
             false => fleet::live(&self.node, request).await,
         };
         Ok(Response::new(LiveResponse { nodes }))
+    }
+
+    async fn accept_removal(
+        &self,
+        request: Request<AcceptRemovalRequest>,
+    ) -> Result<Response<AcceptRemovalResponse>, Status> {
+        let actor = Caller::of(&request)?.actor;
+        let revision = request.into_inner().revision;
+        let revision = (revision != 0).then_some(Revision(revision));
+        let accepted = self.node.store().accept_removal(revision);
+        let accepted = accepted.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        tracing::warn!(%actor, removal = %accepted, "removal accepted");
+        Ok(Response::new(AcceptRemovalResponse {
+            accepted: Some(held_removal(accepted)),
+        }))
     }
 }

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use merlin_etcd::{Backend, Config, Layout, Tls, User};
-use merlin_model::Catalog;
+use merlin_etcd::{Backend, Config, Layout, MaxRemoval, Tls, User};
 
 use crate::cli::{Settings, StoreBackend};
 
@@ -40,7 +39,8 @@ pub(super) fn resolve(given: &Settings) -> Result<Option<Config>> {
         layout,
         tls,
         user: user(given)?,
-        last_known: Catalog::default(),
+        keep: None,
+        max_removal: max_removal(given)?,
     }))
 }
 
@@ -53,6 +53,7 @@ fn only_raft(given: &Settings) -> Result<Option<Config>> {
         ("--store-key", given.store_key.is_some()),
         ("--store-user", given.store_user.is_some()),
         ("--store-password-file", given.store_password_file.is_some()),
+        ("--max-removal", given.max_removal.is_some()),
     ] {
         ensure!(
             !is_given,
@@ -122,6 +123,14 @@ fn tls(given: &Settings) -> Result<Tls> {
         ca: given.store_ca.clone(),
         identity,
     })
+}
+
+fn max_removal(given: &Settings) -> Result<MaxRemoval> {
+    match given.max_removal {
+        None => Ok(MaxRemoval::default()),
+        Some(percent) => MaxRemoval::new(percent)
+            .with_context(|| format!("--max-removal: {percent} is out of range: 0 to 100")),
+    }
 }
 
 fn user(given: &Settings) -> Result<Option<User>> {
@@ -233,6 +242,20 @@ mod tests {
                 Settings {
                     store_key: missing(),
                     ..given()
+                },
+            ),
+            (
+                "--max-removal: 101",
+                Settings {
+                    max_removal: Some(101),
+                    ..given()
+                },
+            ),
+            (
+                "--max-removal: only",
+                Settings {
+                    max_removal: Some(80),
+                    ..Settings::default()
                 },
             ),
             (

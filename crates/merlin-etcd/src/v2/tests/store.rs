@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::etcd::Etcd;
 use super::{client, config};
+use crate::guard::MaxRemoval;
 use crate::publish::{Publisher, Views};
 use crate::replica::Replica;
 use crate::status::{Backend, Status};
@@ -35,7 +36,8 @@ impl Node {
         let config = config(endpoints);
         let replica = Replica::new(config.layout.clone());
         let status = Status::starting(Some(Backend::Etcd2));
-        let (publisher, views) = Publisher::new(replica, Catalog::default(), status);
+        let (publisher, views) =
+            Publisher::new(replica, Catalog::default(), status, MaxRemoval::ALL);
         let shared = Shared::new(views.clone());
         let stop = CancellationToken::new();
         tokio::spawn(run(config, publisher, Arc::clone(&shared), stop.clone()));
@@ -202,7 +204,7 @@ async fn conditions_and_request_ids_hold_on_every_node() {
         request_id: Some(RequestId::new(request).unwrap()),
         ..Command::new(Default::default(), mutation)
     };
-    let late = command(delete("web"), Some(created.revision.0 + 1), "a/b%");
+    let late = command(delete("web"), Some(created.revision.0 + 1), "late");
     let refused = nodes[1].command(late).await.unwrap_err();
     assert!(matches!(
         refused,
