@@ -180,7 +180,7 @@ pub async fn describe(machine: &Machine, patience: Duration) -> Result<DescribeR
         let connected = endpoint.connect_with_connector(connect).await;
         let channel = connected.map_err(|error| Status::unavailable(error.to_string()))?;
         let answer = ClusterClient::new(channel)
-            .describe(DescribeRequest {})
+            .describe(DescribeRequest { local: true })
             .await?;
         Ok(answer.into_inner())
     };
