@@ -173,7 +173,7 @@ impl<'lab> Merlin<'lab> {
         let peer = SocketAddr::new(self.host.control(), PEER_PORT);
         command
             .env("MERLIN_NODE_NAME", self.host.name())
-            .env("MERLIN_DATA_DIR", self.directory.join("data"))
+            .env("MERLIN_DATA_DIR", self.data_dir())
             .env("MERLIN_RUN_DIR", self.run_directory())
             .env("MERLIN_PEER_ADDR", peer.to_string())
             // A guest has one CPU for all nodes, and everything else.
@@ -221,6 +221,20 @@ impl<'lab> Merlin<'lab> {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.run_directory().join("merlin.sock")
+    }
+
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// Starts the daemon, which is expected to give up by itself.
+    pub fn refuse(&mut self) -> Result<ExitStatus> {
+        self.launch()?;
+        let mut daemon = self.daemon.take().context("it was not started")?;
+        eventually(START, || {
+            daemon.exit_status()?.context("the daemon goes on running")
+        })
     }
 
     fn run_directory(&self) -> PathBuf {

@@ -12,6 +12,7 @@ mod drift;
 mod forwarding;
 mod health;
 mod lab;
+mod outage;
 mod restart;
 mod runner;
 mod steps;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         forwarding::cases(),
         catalog::cases(),
         drift::cases(),
+        outage::cases(),
         health::cases(),
         restart::cases(),
         cluster::cases(),
