@@ -154,9 +154,19 @@ pub(crate) struct Settings {
     /// Let whoever reaches the API's port change the catalog, in plaintext
     #[arg(long, env = "MERLIN_API_INSECURE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) api_insecure: Option<bool>,
-    /// File with a token to join a cluster with; ignored by a node that is a member
+    /// File with a token to join a cluster with; ignored by a node that is a member. A node that
+    /// the cluster does not let in ends, and begins no cluster of its own
     #[arg(long, env = "MERLIN_JOIN_TOKEN_FILE", value_name = "FILE")]
     pub(crate) join_token_file: Option<PathBuf>,
+    /// The token itself; better by the environment, as anybody can read command lines
+    #[arg(
+        long,
+        env = "MERLIN_JOIN_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        conflicts_with = "join_token_file"
+    )]
+    pub(crate) join_token: Option<String>,
     /// Time without a leader's heartbeat after which a node stands for election [default: 450ms]
     #[arg(long, env = "MERLIN_ELECTION_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "deserialize_duration")]

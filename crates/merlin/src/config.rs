@@ -31,13 +31,30 @@ pub(crate) struct Config {
     pub(crate) reconcile: bool,
     pub(crate) reconcile_sync_period: Duration,
     pub(crate) foreign: Foreign,
-    pub(crate) join_token_file: Option<PathBuf>,
+    pub(crate) join_token: Option<TokenSource>,
     pub(crate) election_timeout: Duration,
     pub(crate) promote_after: Duration,
     pub(crate) command_level: Level,
     pub(crate) log_format: LogFormat,
     pub(crate) metrics_per_server: bool,
     pub(crate) debug: bool,
+}
+
+/// Where a token to join with comes from.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum TokenSource {
+    File(PathBuf),
+    Text(String),
+}
+
+impl std::fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            // A secret.
+            Self::Text(_) => f.write_str("Text"),
+        }
+    }
 }
 
 impl Config {
@@ -60,8 +77,8 @@ impl Config {
     ) -> anyhow::Result<Self> {
         let etcd = etcd::resolve(&given)?;
         ensure!(
-            etcd.is_none() || given.join_token_file.is_none(),
-            "--join-token-file: nodes that keep their catalog in etcd join no cluster; remove it"
+            etcd.is_none() || (given.join_token_file.is_none() && given.join_token.is_none()),
+            "--join-token-file, --join-token: nodes that keep their catalog in etcd join no cluster; remove it"
         );
         let node_name = match given.node_name {
             Some(name) => name,
@@ -130,7 +147,10 @@ impl Config {
                 .reconcile_sync_period
                 .unwrap_or(Duration::from_secs(60)),
             foreign: given.foreign.unwrap_or(Foreign::Delete),
-            join_token_file: given.join_token_file,
+            join_token: match (given.join_token, given.join_token_file) {
+                (Some(token), _) => Some(TokenSource::Text(token)),
+                (None, file) => file.map(TokenSource::File),
+            },
             election_timeout,
             promote_after: given.promote_after.unwrap_or(Duration::from_secs(10)),
             command_level,
@@ -189,6 +209,7 @@ impl Settings {
             foreign,
             api_insecure,
             join_token_file,
+            join_token,
             election_timeout,
             promote_after,
             command_level,

@@ -11,7 +11,6 @@
 //! task that ends or panics takes the daemon with it, since nobody knows what it left undone; the
 //! supervisor starts a new one, which changes no weight.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,9 +35,9 @@ use crate::listen::{self, AdminSocket};
 use crate::logging::Level;
 use crate::metrics::{Metrics, Requests};
 use crate::node::{Dataplane, Inner, Node};
-use crate::rejoin::Applicant;
+use crate::rejoin::{self, Applicant};
 use crate::store::Store;
-use crate::{api, cluster, fleet, http};
+use crate::{api, fleet, http};
 
 /// How a run came to a good end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,19 +63,7 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
         .reconcile
         .then(|| open_table(config.dataplane))
         .transpose()?;
-    if let Some(path) = &config.join_token_file {
-        let joined = join(&config, path).await.context("--join-token-file");
-        // Tokens expire and are cleaned away; a node that has joined does not need its any more.
-        match joined {
-            Err(error) if config.data_dir.join("node.json").exists() => {
-                warn!(
-                    error = format!("{error:#}"),
-                    "not joining: this node is a member already"
-                );
-            }
-            joined => joined?,
-        }
-    }
+    rejoin::with_given_token(&config).await?;
     let store = open_store(&config).await.context("opening the store")?;
     let socket = AdminSocket::bind(&config.run_dir)?;
 
@@ -249,18 +236,6 @@ fn open_table(kind: DataplaneKind) -> Result<(&'static str, Handle)> {
         }
         DataplaneKind::Memory => ("memory", Handle::spawn(MemoryTable::default())),
     })
-}
-
-/// Joins with the token in the file.
-async fn join(config: &Config, path: &Path) -> Result<()> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let token = text
-        .trim()
-        .parse()
-        .with_context(|| path.display().to_string())?;
-    let outcome = cluster::join(config, token, false).await?;
-    info!(outcome = outcome.lines().next(), "joining");
-    Ok(())
 }
 
 pub(crate) fn raft_config(config: &Config) -> merlin_raft::Config {

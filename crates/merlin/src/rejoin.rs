@@ -1,18 +1,22 @@
-//! Joining another cluster while the daemon runs.
+//! Joining a cluster from the daemon: at its start, with a token that it was given, and while it
+//! runs.
 //!
-//! The cluster lets the node in first, with everything as it was; then the daemon lets go of all it
-//! has, gives its data directory to the new node, and begins anew in the same process. The kernel
-//! keeps its rules as over any restart.
+//! In the second case the cluster lets the node in first, with everything as it was; then the
+//! daemon lets go of all it has, gives its data directory to the new node, and begins anew in the
+//! same process. The kernel keeps its rules as over any restart.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use anyhow::{Context, anyhow};
 use merlin_raft::identity::Token;
-use merlin_raft::{Admitted, Join, Level};
+use merlin_raft::{Admitted, Join, JoinError, Level};
 use tokio::sync::oneshot;
+use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::cluster;
+use crate::config::{Config, TokenSource};
 
 /// What a cluster has to be told about this node, and where to say that it was let in.
 #[derive(Debug)]
@@ -70,4 +74,53 @@ impl Applicant {
             let _ = sender.send(admitted);
         }
     }
+}
+
+/// Joins with the token that the daemon was given, unless this node is a member already.
+///
+/// A node that is not let in ends: it was to be a node of that cluster, not one of its own.
+pub(crate) async fn with_given_token(config: &Config) -> anyhow::Result<()> {
+    let (flag, token) = match &config.join_token {
+        None => return Ok(()),
+        Some(TokenSource::Text(text)) => ("--join-token", parse(text)),
+        Some(TokenSource::File(path)) => ("--join-token-file", read(path)),
+    };
+    let token = match token {
+        Ok(token) => token,
+        // Tokens expire and are cleaned away; a node that has joined does not need its any more.
+        Err(error) if config.data_dir.join("node.json").exists() => {
+            let error = format!("{error:#}");
+            warn!(
+                error,
+                flag, "not joining: this node is a member of a cluster already"
+            );
+            return Ok(());
+        }
+        Err(error) => return Err(error.context(flag)),
+    };
+    match cluster::enter(config, token, false).await {
+        Ok(joined) => {
+            let outcome = cluster::joined(&joined, config);
+            info!(outcome = outcome.lines().next(), "joining");
+            Ok(())
+        }
+        Err(error @ JoinError::InUse { .. }) => {
+            let error = anyhow!(error);
+            warn!(
+                error = format!("{error:#}"),
+                flag, "not joining: this node is in use"
+            );
+            Ok(())
+        }
+        Err(error) => Err(anyhow!(error).context(flag)),
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Token> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    parse(&text).with_context(|| path.display().to_string())
+}
+
+fn parse(text: &str) -> anyhow::Result<Token> {
+    Ok(text.trim().parse()?)
 }

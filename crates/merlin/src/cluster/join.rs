@@ -13,7 +13,7 @@ use merlin_proto::v1::{
     ClusterMember, DescribeRequest, DescribeResponse, JoinRequest, JoinResponse,
 };
 use merlin_raft::identity::Token;
-use merlin_raft::{Join, Joined, RaftStore};
+use merlin_raft::{DataDirError, Join, JoinError, Joined, RaftStore};
 use tokio::time::{Instant, sleep};
 
 use super::failure::Failure;
@@ -50,10 +50,41 @@ pub(super) struct InitArgs {
     place: PlaceArgs,
 }
 
+/// Why the data directory was not made ready.
+enum NotJoined {
+    /// A daemon has it.
+    DaemonRuns(String),
+    Failed(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for NotJoined {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 impl JoinArgs {
     pub(super) async fn perform(&self, args: &ClusterArgs) -> Result<ExitCode, Failure> {
-        let Ok(mut daemon) = args.connect().await else {
-            return self.without_daemon(args).await;
+        let began = Instant::now();
+        let mut daemon = loop {
+            if let Ok(daemon) = args.connect().await {
+                break daemon;
+            }
+            match self.without_daemon(args).await {
+                // It is starting, and answers in a moment.
+                Err(NotJoined::DaemonRuns(_)) if began.elapsed() < args.timeout => {
+                    sleep(LOOK_EVERY).await;
+                }
+                Err(NotJoined::DaemonRuns(words)) => {
+                    let socket = args.run_dir.join("merlin.sock");
+                    return Err(Failure::Unreachable(format!(
+                        "{words}; the one that runs does not answer at {}: is --run-dir its own?",
+                        socket.display()
+                    )));
+                }
+                Err(NotJoined::Failed(failure)) => return Err(failure),
+                Ok(code) => return Ok(code),
+            }
         };
         // The cluster decides about it; a member that was asked may have to ask the leader.
         let mut request = args.request(JoinRequest {
@@ -66,9 +97,15 @@ impl JoinArgs {
         progress.follow(args, self.wait.unwrap_or(PATIENCE)).await
     }
 
-    async fn without_daemon(&self, args: &ClusterArgs) -> Result<ExitCode, Failure> {
+    async fn without_daemon(&self, args: &ClusterArgs) -> Result<ExitCode, NotJoined> {
         let config = self.place.config()?;
-        let joined = enter(&config, self.token.clone(), self.discard_local_state).await?;
+        let joined = match enter(&config, self.token.clone(), self.discard_local_state).await {
+            Ok(joined) => joined,
+            Err(error @ JoinError::DataDir(DataDirError::InUse { .. })) => {
+                return Err(NotJoined::DaemonRuns(error.to_string()));
+            }
+            Err(error) => return Err(anyhow::Error::new(error).into()),
+        };
         let response = match &joined {
             Joined::Already(name) => JoinResponse {
                 node_id: name.node,
@@ -88,7 +125,7 @@ impl JoinArgs {
                     "let in; waiting for merlin to be started here"
                 )?;
                 let progress = Progress::begin(args.output, &response)?;
-                progress.follow(args, wait).await
+                Ok(progress.follow(args, wait).await?)
             }
             None => {
                 args.print(&response, |_| words(&joined, &config))?;
@@ -264,17 +301,12 @@ const CAUGHT_UP: u64 = 64;
 
 // === without the daemon ===
 
-/// Makes the data directory a member's and says what has become of it.
-pub(crate) async fn join(
+/// Makes the data directory a member's.
+pub(crate) async fn enter(
     config: &Config,
     token: Token,
     discard_local_state: bool,
-) -> anyhow::Result<String> {
-    let joined = enter(config, token, discard_local_state).await?;
-    Ok(words(&joined, config))
-}
-
-async fn enter(config: &Config, token: Token, discard_local_state: bool) -> anyhow::Result<Joined> {
+) -> Result<Joined, JoinError> {
     let join = Join {
         data_dir: config.data_dir.clone(),
         token,
@@ -283,10 +315,11 @@ async fn enter(config: &Config, token: Token, discard_local_state: bool) -> anyh
         discard_local_state,
         level: config.command_level,
     };
-    Ok(merlin_raft::join(join).await?)
+    merlin_raft::join(join).await
 }
 
-fn words(joined: &Joined, config: &Config) -> String {
+/// What has become of the data directory.
+pub(crate) fn words(joined: &Joined, config: &Config) -> String {
     match joined {
         Joined::Already(name) => format!(
             "already a member: node {}\n\

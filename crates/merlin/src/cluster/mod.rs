@@ -29,7 +29,7 @@ use tonic::Request;
 use tonic::transport::Channel;
 
 use self::failure::Failure;
-pub(crate) use self::join::join;
+pub(crate) use self::join::{enter, words as joined};
 use crate::cli::parse_duration;
 
 #[derive(Debug, Args)]

@@ -241,7 +241,7 @@ impl Node {
         std::fs::create_dir(&self.dir).unwrap();
     }
 
-    fn get(&self, path: &str) -> String {
+    pub(crate) fn get(&self, path: &str) -> String {
         let ask = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect((self.ip, 4283))?;
             stream.set_read_timeout(Some(SOON))?;
