@@ -14,6 +14,7 @@ use merlin_proto::types::{
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Code;
@@ -27,13 +28,21 @@ const START: Duration = Duration::from_secs(20);
 const WRITE: Duration = Duration::from_secs(10);
 const WRITERS: u32 = 4;
 const SERVICE: &str = "jepsen";
+/// What the daemons said, in their home.
+const LOG: &str = "log";
+/// How a daemon announces how much of its log it found.
+const OPENED: &str = "opened the raft log";
 
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub rounds: u32,
     pub seed: u64,
-    /// Writing goes on for a random time up to this before each kill.
+    /// Writing goes on for a random time up to this before each kill, and at least until a write
+    /// was acknowledged.
     pub longest: Duration,
+    /// Whether to go on, beyond all rounds, until the log has been purged behind a snapshot and
+    /// opened again.
+    pub until_purged: bool,
 }
 
 /// What a writer did before the daemon died under it.
@@ -46,7 +55,9 @@ pub async fn run(plan: Plan, mut progress: impl FnMut(u32, &History)) -> Result<
     let mut dice = StdRng::seed_from_u64(plan.seed);
     let mut history = History::default();
     let mut next: Serial = 1;
-    for round in 1..=plan.rounds {
+    let mut round = 0;
+    while round < plan.rounds || plan.until_purged && !was_purged(home.path())? {
+        round += 1;
         let daemon = Daemon::start(&program, home.path())?;
         let mut client = daemon.connect().await?;
         if round == 1 {
@@ -60,12 +71,20 @@ pub async fn run(plan: Plan, mut progress: impl FnMut(u32, &History)) -> Result<
             .with_context(|| format!("round {round}"))?;
 
         let mut writers = JoinSet::new();
+        let (first, mut acknowledged) = mpsc::channel(1);
         for writer in 0..WRITERS {
             let seed = dice.random();
-            writers.spawn(write(client.clone(), next + writer, seed));
+            writers.spawn(write(client.clone(), next + writer, seed, first.clone()));
         }
-        sleep_until(Instant::now() + plan.longest.mul_f64(dice.random())).await;
+        drop(first);
+        let until = Instant::now() + plan.longest.mul_f64(dice.random());
+        let written = timeout(START, acknowledged.recv()).await;
+        sleep_until(until).await;
         drop(daemon);
+        ensure!(
+            matches!(written, Ok(Some(()))),
+            "nothing was written in round {round}: the harness failed, not the store"
+        );
         for log in writers.join_all().await {
             for (serial, write, outcome) in log? {
                 next = next.max(serial - serial % WRITERS + WRITERS + 1);
@@ -78,11 +97,27 @@ pub async fn run(plan: Plan, mut progress: impl FnMut(u32, &History)) -> Result<
     look(&mut daemon.connect().await?, &mut history)
         .await
         .context("at the end")?;
-    ensure!(
-        history.acknowledged > 0,
-        "nothing was written: the harness failed, not the store"
-    );
     Ok(history)
+}
+
+/// Whether the daemon, when it last opened its log, found fewer entries than were ever in it.
+fn was_purged(home: &Path) -> Result<bool> {
+    let log = std::fs::read_to_string(home.join(LOG)).unwrap_or_default();
+    let Some(opened) = log.lines().rfind(|line| line.contains(OPENED)) else {
+        return Ok(false);
+    };
+    let field = |name: &str| {
+        let value = opened
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix(name));
+        value.with_context(|| format!("no {name} in {opened:?}"))
+    };
+    if !opened.contains("last=") {
+        return Ok(false);
+    }
+    let entries: u64 = field("entries=")?.parse()?;
+    let last: u64 = field("last=")?.parse()?;
+    Ok(last >= entries)
 }
 
 /// Reads everything and has it judged.
@@ -108,7 +143,12 @@ pub(crate) fn held(listed: &ListResponse) -> BTreeSet<Serial> {
 }
 
 /// Adds servers, and deletes some of its own again, until the daemon dies.
-async fn write(mut client: MerlinClient<Channel>, first: Serial, seed: u64) -> Result<Log> {
+async fn write(
+    mut client: MerlinClient<Channel>,
+    first: Serial,
+    seed: u64,
+    acknowledged: mpsc::Sender<()>,
+) -> Result<Log> {
     let mut dice = StdRng::seed_from_u64(seed);
     let mut log = Log::new();
     let mut added = Vec::new();
@@ -118,6 +158,8 @@ async fn write(mut client: MerlinClient<Channel>, first: Serial, seed: u64) -> R
         if outcome == Outcome::Unknown {
             break;
         }
+        // One is enough to know.
+        let _ = acknowledged.try_send(());
         added.push(serial);
         if dice.random_ratio(1, 4) {
             let victim = added.swap_remove(dice.random_range(0..added.len()));
@@ -229,7 +271,7 @@ impl Daemon {
             bail!("three ports were asked for")
         };
         drop(sockets);
-        let log = home.join("log");
+        let log = home.join(LOG);
         let file = std::fs::File::options()
             .create(true)
             .append(true)

@@ -17,7 +17,7 @@ use jepsen_like::history::{History, Serial};
 use jepsen_like::kill::{self, Plan};
 use jepsen_like::lab::enclosure;
 use jepsen_like::nemesis::Kind;
-use jepsen_like::power;
+use jepsen_like::power::{self, Subject};
 use jepsen_like::report::Verdict;
 use jepsen_like::run;
 use jepsen_like::workload::Load;
@@ -51,10 +51,17 @@ enum Ordeal {
         cuts: u32,
         #[arg(long, default_value_t = rand::random())]
         seed: u64,
+        /// Not of the daemon, but of a store that does not sync, to see that it is caught
+        #[arg(long)]
+        careless: bool,
     },
     /// What `power-cut` runs beside the daemon in its guest
     #[command(hide = true)]
-    InGuest { first: Serial },
+    InGuest {
+        first: Serial,
+        #[arg(long)]
+        careless: bool,
+    },
 }
 
 #[derive(Clone, Debug, Args)]
@@ -191,6 +198,7 @@ async fn run_daemon(ordeal: Ordeal) -> ExitCode {
                     rounds,
                     seed,
                     longest,
+                    until_purged: false,
                 },
                 |round, history| {
                     if round % 10 == 0 {
@@ -200,13 +208,25 @@ async fn run_daemon(ordeal: Ordeal) -> ExitCode {
             )
             .await
         }
-        Ordeal::PowerCut { cuts, seed } => {
+        Ordeal::PowerCut {
+            cuts,
+            seed,
+            careless,
+        } => {
             println!("seed {seed}");
-            let cut = || power::run(&std::env::current_exe()?, cuts, seed);
+            let subject = match careless {
+                true => Subject::Careless,
+                false => Subject::Daemon,
+            };
+            let cut = || power::run(&std::env::current_exe()?, subject, cuts, seed);
             tokio::task::block_in_place(cut)
         }
-        Ordeal::InGuest { first } => {
-            if let Err(error) = power::in_guest(first).await {
+        Ordeal::InGuest { first, careless } => {
+            let ended = match careless {
+                true => power::in_guest_carelessly(first),
+                false => power::in_guest(first).await,
+            };
+            if let Err(error) = ended {
                 eprintln!("{error:#}");
             }
             return ExitCode::FAILURE;

@@ -19,6 +19,15 @@ use rand::{Rng, SeedableRng};
 use crate::history::{History, Outcome, Serial, Write};
 use crate::kill::{connect, held, server, service};
 
+/// What has its power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Daemon,
+    /// A store that acknowledges what it has not synced. Unless it is caught, the disk does not
+    /// forget, or the judge does not look.
+    Careless,
+}
+
 /// Where the daemon in the guest listens.
 const API: &str = "127.0.0.1:4282";
 
@@ -30,8 +39,15 @@ const SERVE: &str = r#"modprobe ext4 && mount -t ext4 /dev/ubda /mnt || exit 9
         --peer-addr 127.0.0.1:4284 --node-name jepsen 2>/run/log &
     "$JEPSEN" in-guest "$FIRST" || { cat /run/log >&2; exit 9; }"#;
 
+/// Mounts the disk and hands over to this program as the careless store.
+const SERVE_CARELESSLY: &str = r#"modprobe ext4 && mount -t ext4 /dev/ubda /mnt || exit 9
+    "$JEPSEN" in-guest "$FIRST" --careless"#;
+
+/// Where the careless store keeps the serials it has acknowledged, one to a line.
+const CARELESS: &str = "/mnt/acknowledged";
+
 /// Cuts the power `cuts` times over one disk; an error names the violation.
-pub fn run(jepsen: &Path, cuts: u32, seed: u64) -> Result<History> {
+pub fn run(jepsen: &Path, subject: Subject, cuts: u32, seed: u64) -> Result<History> {
     let directory = tempfile::tempdir()?;
     let image = directory.path().join("disk");
     File::create(&image)?.set_len(256 << 20)?;
@@ -43,7 +59,7 @@ pub fn run(jepsen: &Path, cuts: u32, seed: u64) -> Result<History> {
     let mut next: Serial = 1;
     // The last boot only looks.
     for cut in 0..=cuts {
-        let mut running = boot(jepsen, &image, next)?;
+        let mut running = boot(jepsen, subject, &image, next)?;
         let stdout = running.stdout().context("no standard output")?;
         let mut lines = BufReader::new(stdout).lines();
         look(&mut lines, &mut history).with_context(|| format!("after {cut} power cuts"))?;
@@ -68,9 +84,13 @@ pub fn run(jepsen: &Path, cuts: u32, seed: u64) -> Result<History> {
     Ok(history)
 }
 
-fn boot(jepsen: &Path, image: &Path, first: Serial) -> Result<Running> {
+fn boot(jepsen: &Path, subject: Subject, image: &Path, first: Serial) -> Result<Running> {
+    let serve = match subject {
+        Subject::Daemon => SERVE,
+        Subject::Careless => SERVE_CARELESSLY,
+    };
     let guest = Guest::new("sh")
-        .args(["-c", SERVE])
+        .args(["-c", serve])
         .env("MERLIN", e2e::programs::locate("merlin")?)
         .env("JEPSEN", jepsen)
         .env("FIRST", first.to_string())
@@ -132,11 +152,7 @@ pub async fn in_guest(first: Serial) -> Result<()> {
             .context("declaring the service")?;
     }
     let listed = client.list(()).await.context("listing")?.into_inner();
-    write!(out, "holds {}", listed.revision)?;
-    for serial in held(&listed) {
-        write!(out, " {serial}")?;
-    }
-    writeln!(out)?;
+    show(&mut out, listed.revision, held(&listed))?;
     for serial in first.. {
         writeln!(out, "asks {serial}")?;
         out.flush()?;
@@ -146,6 +162,36 @@ pub async fn in_guest(first: Serial) -> Result<()> {
             .context("writing")?;
         let reply = read_reply(answer.metadata()).context("an answer without a revision")?;
         writeln!(out, "has {serial} {}", reply.revision)?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn show(
+    out: &mut impl std::io::Write,
+    revision: u64,
+    held: impl IntoIterator<Item = Serial>,
+) -> Result<()> {
+    write!(out, "holds {revision}")?;
+    for serial in held {
+        write!(out, " {serial}")?;
+    }
+    writeln!(out)?;
+    Ok(out.flush()?)
+}
+
+/// The same with the careless store.
+pub fn in_guest_carelessly(first: Serial) -> Result<()> {
+    let mut out = std::io::stdout();
+    let kept = std::fs::read_to_string(CARELESS).unwrap_or_default();
+    // What a cut tore in two was not kept.
+    let held: Vec<Serial> = kept.lines().filter_map(|line| line.parse().ok()).collect();
+    show(&mut out, held.len() as u64, held)?;
+    let mut file = File::options().create(true).append(true).open(CARELESS)?;
+    for serial in first.. {
+        writeln!(out, "asks {serial}")?;
+        writeln!(file, "{serial}")?;
+        writeln!(out, "has {serial} {serial}")?;
         out.flush()?;
     }
     Ok(())

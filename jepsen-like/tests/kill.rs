@@ -8,12 +8,13 @@ use jepsen_like::kill::{Plan, run};
 async fn a_hundred_kills_lose_no_acknowledged_write() {
     let seed = 0x6d65_726c_696e;
     println!("seed {seed}");
-    let longest = Duration::from_millis(120);
+    let longest = Duration::from_millis(200);
     let ran = run(
         Plan {
             rounds: 100,
             seed,
             longest,
+            until_purged: true,
         },
         |_, _| {},
     )

@@ -8,7 +8,7 @@ mod etcd;
 mod merlin;
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -113,10 +113,13 @@ fn directory() -> Result<TempDir> {
 }
 
 /// Addresses nobody listens at. Bound together, so that they differ; free again a moment later.
+/// They are of this process alone, or a connection of another one might take a port meanwhile.
 fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let host = Ipv4Addr::new(127, 100, high, low.max(1));
     let mut sockets = Vec::with_capacity(N);
     for _ in 0..N {
-        sockets.push(TcpListener::bind("127.0.0.1:0")?);
+        sockets.push(TcpListener::bind((host, 0))?);
     }
     let addresses: Vec<_> = sockets
         .iter()
