@@ -25,7 +25,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, ConnectError, Request, Status, Streaming};
 
 use crate::lab::machine::Machine;
-use crate::model::{Catalog, Server, Service, Table, Virtual, scheduler, weight};
+use crate::lab::network::HOST;
+use crate::model::{CHECKED, Catalog, Server, Service, Table, Virtual, scheduler, weight};
 use crate::ops::{self, Action, Event, Outcome, Refusal, Serial, Write};
 
 /// A connection that is not there by then is not worth waiting for.
@@ -268,16 +269,44 @@ fn server(action: &Action) -> RealServer {
         upper_threshold: Some(value),
         ..Default::default()
     });
-    let address = Ipv4Addr::from_bits(SERVERS | action.server().unwrap_or_default());
+    let server = action.server().unwrap_or_default();
+    let mut check = None;
+    let (address, port) = if CHECKED.contains(&server) {
+        let port = u32::from(health_port(server));
+        if matches!(action, Action::CreateServer { .. }) {
+            check = Some(health_check(port));
+        }
+        (HOST, port)
+    } else {
+        (Ipv4Addr::from_bits(SERVERS | server), SERVER_PORT)
+    };
     RealServer {
         service_id: format!("s{}", action.service()),
         key: Some(real_server::Key {
             ip: address.to_string(),
-            port: SERVER_PORT,
+            port,
         }),
         config,
+        health_check: check,
         ..Default::default()
     }
+}
+
+fn health_check(port: u32) -> real_server::HealthCheck {
+    let time = |millis: u64| prost_types::Duration::try_from(Duration::from_millis(millis)).ok();
+    real_server::HealthCheck {
+        endpoint: Some(format!("http://:{port}/")),
+        period: time(200),
+        timeout: time(1000),
+        up_threshold: 1,
+        down_threshold: 1,
+    }
+}
+
+/// Where a checked server says how it is.
+#[must_use]
+pub fn health_port(server: Serial) -> u16 {
+    9000 + u16::try_from(server).unwrap_or_default()
 }
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -302,7 +331,9 @@ fn service_port(service: &VirtualService) -> Option<u16> {
 }
 
 fn server_id(key: Option<&real_server::Key>) -> Option<Serial> {
-    match key?.ip.parse() {
+    let key = key?;
+    match key.ip.parse() {
+        Ok(IpAddr::V4(HOST)) => key.port.checked_sub(9000),
         Ok(IpAddr::V4(address)) => Some(address.to_bits() & !SERVERS),
         _ => None,
     }

@@ -91,6 +91,9 @@ struct RunArgs {
     /// How long a fault lasts, in seconds
     #[arg(long, default_value_t = 3.0)]
     hold: f64,
+    /// How long after a fault all has to be well again, in seconds
+    #[arg(long, default_value_t = 60.0)]
+    patience: f64,
     /// Where logs, history and picture go [default: jepsen-runs/SEED]
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -174,6 +177,7 @@ fn plan(args: RunArgs, seed: u64) -> Result<run::Plan> {
             writers: args.writers,
             pause: Duration::from_millis(args.pause),
         },
+        patience: Duration::from_secs_f64(args.patience),
         folder: args
             .folder
             .unwrap_or_else(|| format!("jepsen-runs/{seed}").into()),

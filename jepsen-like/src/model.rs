@@ -205,6 +205,10 @@ impl View for Catalog {
 
 // === how serials become settings ===
 
+/// Servers with these serials have a health check, which sometimes fails. They can be in every
+/// service.
+pub const CHECKED: std::ops::RangeInclusive<Serial> = 1..=4;
+
 const SCHEDULERS: [&str; 6] = ["rr", "wrr", "lc", "wlc", "sed", "nq"];
 
 /// The scheduler a service of this value has.

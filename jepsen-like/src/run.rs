@@ -11,12 +11,12 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
 
-use crate::checker::{self, Law};
+use crate::checker::{self, Law, Violation};
 use crate::client::{Client, describe};
-use crate::lab::machine::Machine;
+use crate::lab::machine::{End, Machine};
 use crate::lab::{Lab, Shape, enclosure};
 use crate::nemesis::{self, Kind};
-use crate::ops::{Led, ReadRecord};
+use crate::ops::{History, Led, ReadRecord, Sample};
 use crate::recorder::Recorder;
 use crate::report::Report;
 use crate::workload::{self, Load, Shared, monitor};
@@ -31,14 +31,14 @@ pub struct Plan {
     pub hold: Duration,
     pub kinds: Vec<Kind>,
     pub load: Load,
+    /// How long after a fault all has to be well again.
+    pub patience: Duration,
     /// Where logs, history and picture go.
     pub folder: PathBuf,
     pub merlin: PathBuf,
     pub environment: Vec<(String, String)>,
 }
 
-/// After the last fault, everything is the same everywhere by then.
-const CONVERGENCE: Duration = Duration::from_secs(60);
 const SUPERVISION: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -66,7 +66,7 @@ pub fn run(plan: &Plan, progress: impl Fn(&str) + Send + Sync) -> Result<Report>
     let ran = thread::scope(|scope| {
         scope.spawn(|| supervise(&lab, &recorder, &over));
         let ran = ordeal(plan, &shared, &runtime, &mut dice, &progress);
-        let settled = ran.and_then(|()| runtime.block_on(settle(&shared)));
+        let settled = ran.and_then(|()| runtime.block_on(settle(&shared, plan.patience)));
         over.store(true, Ordering::Relaxed);
         settled
     });
@@ -82,7 +82,8 @@ pub fn run(plan: &Plan, progress: impl Fn(&str) + Send + Sync) -> Result<Report>
         }
         machine.kill()?;
     }
-    let (history, faults, violations) = recorder.take();
+    let (history, faults, mut violations) = recorder.take();
+    violations.extend(unexcused(&lab, &history));
     progress("judging");
     let mut judgement = checker::check(&history);
     judgement.violations.splice(0..0, violations);
@@ -116,7 +117,7 @@ fn ordeal(
         &plan.kinds,
         seed,
         until,
-        plan.hold,
+        (plan.hold, plan.patience),
         |line| progress(&format!("{:7.1} s  {line}", seconds(shared))),
     );
     while hurt.is_ok() && Instant::now() < until {
@@ -150,8 +151,8 @@ fn supervise(lab: &Lab, recorder: &Recorder, over: &AtomicBool) {
 }
 
 /// Waits until every node holds and has programmed the same, and takes a last look at all of them.
-async fn settle(shared: &Shared) -> Result<()> {
-    let deadline = Instant::now() + CONVERGENCE;
+async fn settle(shared: &Shared, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
     loop {
         let mut samples = Vec::new();
         for machine in &shared.lab.machines {
@@ -159,9 +160,14 @@ async fn settle(shared: &Shared) -> Result<()> {
             samples.extend(monitor::sample(shared, &client, machine.number).await);
         }
         let first = samples.first().map(|sample| sample.catalog);
+        // By now every server is well.
+        let drained = |s: &Sample| {
+            let mut services = s.table.services.values();
+            services.any(|service| service.servers.values().any(|weight| *weight == 0))
+        };
         let same = samples
             .iter()
-            .all(|s| Some(s.catalog) == first && s.programmed == s.catalog);
+            .all(|s| Some(s.catalog) == first && s.programmed == s.catalog && !drained(s));
         if same && samples.len() == shared.lab.machines.len() {
             samples
                 .into_iter()
@@ -172,16 +178,16 @@ async fn settle(shared: &Shared) -> Result<()> {
             let states: Vec<_> = samples
                 .iter()
                 .map(|s| {
-                    format!(
-                        "n{} holds {} and programmed {}",
-                        s.node, s.catalog, s.programmed
-                    )
+                    let drained = if drained(s) {
+                        ", some of it drained"
+                    } else {
+                        ""
+                    };
+                    let (node, catalog, programmed) = (s.node, s.catalog, s.programmed);
+                    format!("n{node} holds {catalog} and programmed {programmed}{drained}")
                 })
                 .collect();
-            let what = format!(
-                "{CONVERGENCE:?} after the last fault: {}",
-                states.join(", ")
-            );
+            let what = format!("{patience:?} after the last fault: {}", states.join(", "));
             shared.recorder.violation(Law::Convergence, what);
             return Ok(());
         }
@@ -215,6 +221,30 @@ async fn last_reads(shared: &Shared) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Daemons that ended by themselves although nothing was wrong with their machine.
+fn unexcused(lab: &Lab, history: &History) -> Vec<Violation> {
+    let machines = lab.machines.iter();
+    let ends_of = |machine: &Arc<Machine>| {
+        let machine = Arc::clone(machine);
+        let ends = machine.ends().into_iter();
+        ends.map(move |end| (Arc::clone(&machine), end))
+    };
+    let ends = machines.flat_map(ends_of);
+    let unexcused = ends.filter(|(machine, end)| {
+        let mut hurts = history.hurts.iter();
+        !hurts.any(|hurt| hurt.node == machine.number && (hurt.from..=hurt.to).contains(&end.at))
+    });
+    let violation = |(machine, end): (Arc<Machine>, End)| {
+        let (name, at, status) = (machine.name(), end.at, end.status);
+        let what = format!(
+            "{name} ended by itself at {at} us: {status}\n{}",
+            machine.log_tail()
+        );
+        Violation::new(Law::DaemonsStayUp, what)
+    };
+    unexcused.take(3).map(violation).collect()
 }
 
 /// What the logs tell: who led when, and whether anything panicked.

@@ -27,6 +27,7 @@ mod knock;
 mod level;
 pub mod log;
 mod members;
+mod mutants;
 mod network;
 mod open;
 mod peers;

@@ -14,6 +14,7 @@
 //! * `applied` is published last, so whoever saw it reach an index sees the effects up to there.
 //! * The cost of a step does not depend on the size of the catalog: every map is persistent.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use merlin_model::catalog::Answer;
@@ -29,6 +30,7 @@ use crate::audit;
 use crate::cluster::{ClusterAnswer, ClusterCommand, ClusterState};
 use crate::codec::{self, DecodeError};
 use crate::level::Level;
+use crate::mutants::{self, Mutant};
 use crate::proposal::{self, Request};
 use crate::snapshot::Snapshots;
 use crate::typ::{
@@ -64,8 +66,12 @@ impl State {
             }
             EntryPayload::Normal(proposal) => match proposal.decode()? {
                 Request::Commands(commands) => {
-                    let answer = |command| self.command(command, changes);
-                    Outcome::Answers(commands.iter().map(answer).collect())
+                    if mutants::active(Mutant::HashOrder) {
+                        self.in_any_order(&commands, changes)
+                    } else {
+                        let answer = |command| self.command(command, changes);
+                        Outcome::Answers(commands.iter().map(answer).collect())
+                    }
                 }
                 Request::Cluster(command) => Outcome::Cluster(self.cluster_command(command)),
             },
@@ -74,7 +80,24 @@ impl State {
         Ok(outcome)
     }
 
+    fn in_any_order(&mut self, commands: &[Command], changes: &mut Changes) -> Outcome {
+        let shuffled: HashMap<usize, &Command> = commands.iter().enumerate().collect();
+        let answer = |(at, command)| (at, self.command(command, changes));
+        let answers: BTreeMap<usize, Answer> = shuffled.into_iter().map(answer).collect();
+        Outcome::Answers(answers.into_values().collect())
+    }
+
     fn command(&mut self, command: &Command, changes: &mut Changes) -> Answer {
+        if mutants::active(Mutant::NoDedup) && command.request_id.is_some() {
+            let request_id = None;
+            return self.command(
+                &Command {
+                    request_id,
+                    ..command.clone()
+                },
+                changes,
+            );
+        }
         let applied = self.catalog.apply(command)?;
         if !applied.changes.is_empty() {
             let revision = applied.reply.revision;
@@ -251,7 +274,10 @@ impl Publisher {
         }
         if !changes.is_empty() {
             self.events.send_modify(|ring| {
-                for (revision, changes) in changes {
+                for (revision, mut changes) in changes {
+                    if mutants::active(Mutant::LostEvent) && revision.0 % 50 == 0 {
+                        changes.clear();
+                    }
                     ring.push(revision, changes);
                 }
             });

@@ -24,6 +24,7 @@ use crate::identity::{
 use crate::keeper::Troubles;
 use crate::log::LogStore;
 use crate::members::{Asked, Change, ChangeError, Changed, Members};
+use crate::mutants::{self, Mutant};
 use crate::peers::route::Me;
 use crate::peers::service::{Answerer, PeerService};
 use crate::peers::{Peers, Target};
@@ -285,7 +286,7 @@ impl RaftStore {
         consistency: Consistency,
         timeout: Duration,
     ) -> Result<Arc<Catalog>, ReadError> {
-        if consistency == Consistency::Linearizable {
+        if consistency == Consistency::Linearizable && !mutants::active(Mutant::StaleRead) {
             let deadline = Instant::now() + timeout;
             let caught_up = self.inner.reads.catch_up(&self.inner.views.applied);
             let caught_up = timeout_at(deadline, caught_up);

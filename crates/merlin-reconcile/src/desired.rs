@@ -4,11 +4,14 @@
 //! depends on that: a checked server without a verdict takes as much traffic as it took before.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use merlin_model::table::{Destination, DestinationKey, Entry, Key, Service, Table};
 use merlin_model::{
     Catalog, HealthView, RealServer, ServiceId, ServiceKey, Verdict, VirtualService,
 };
+
+use crate::mutants;
 
 /// How much of its configured traffic a destination gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +83,11 @@ fn of_services<'a>(
 
 /// One service's wanted state and the key it is wanted under.
 pub(crate) fn wanted(service: &VirtualService, health: &HealthView) -> (Key, Wanted) {
-    let destinations = service.servers.values().map(|server| {
+    let kept = |server: &&Arc<RealServer>| {
+        !mutants::deletes_the_sick() || traffic(&service.id, server, health) != Traffic::Drained
+    };
+    let servers = service.servers.values().filter(kept);
+    let destinations = servers.map(|server| {
         let wanted = WantedDestination {
             settings: Destination::from(&server.config),
             traffic: traffic(&service.id, server, health),

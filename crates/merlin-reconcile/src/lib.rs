@@ -14,6 +14,7 @@
 mod agenda;
 pub mod desired;
 pub mod failure;
+mod mutants;
 pub mod plan;
 mod reconciler;
 mod report;

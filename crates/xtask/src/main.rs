@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask demo | test | bench`.
+//! Development tasks: `cargo xtask demo | test | bench | jepsen`.
 //!
 //! Each sets up what it needs first, so that a fresh Debian machine with a Rust toolchain is
 //! enough. This crate depends on next to nothing, so that it builds before anything is set up.
@@ -22,6 +22,7 @@ Tasks:
   demo            show the main job on a real IPVS kernel: three nodes, traffic, failures
   test [FILTER]   run every check: format, lints, unit tests, end-to-end tests, documentation
   bench [NAME]    measure, each figure beside its rival in the same run
+  jepsen [OPTION] hurt a cluster in every way for a while, and judge it: --help tells how
   setup           install what the other tasks need and do nothing else
 ";
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         ["demo"] => tasks::demo(),
         ["test", rest @ ..] => tasks::test(rest),
         ["bench", rest @ ..] => tasks::bench(rest),
+        ["jepsen", rest @ ..] => tasks::jepsen(rest),
         ["setup"] => setup::install(setup::ALL),
         _ => {
             eprint!("{USAGE}");

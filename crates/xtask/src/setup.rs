@@ -30,10 +30,20 @@ pub(crate) const TEST: &[&str] = &[
     "python3-protobuf",
 ];
 
+/// A cluster in namespaces, with disks and clocks that fail.
+pub(crate) const LAB: &[&str] = &[
+    "e2fsprogs",
+    "iproute2",
+    "libfaketime",
+    "mount",
+    "nftables",
+    "util-linux",
+];
+
 /// The rivals that benchmarks measure beside merlin.
 pub(crate) const BENCH: &[&str] = &["etcd-server", "keepalived"];
 
-pub(crate) const ALL: &[&[&str]] = &[BUILD, GUEST, TEST, BENCH];
+pub(crate) const ALL: &[&[&str]] = &[BUILD, GUEST, LAB, TEST, BENCH];
 
 /// Installs whichever packages are missing; a machine that has them all is left alone.
 pub(crate) fn install(sets: &[&[&str]]) -> Result<()> {

@@ -18,9 +18,27 @@ pub(crate) fn demo() -> Result<()> {
     )
 }
 
+/// The daemon that can be wrong on purpose, for the tests that must notice.
+const MUTANTS: &[&str] = &[
+    "build",
+    "--package=merlin",
+    "--features=mutants",
+    "--bin=merlin-mutants",
+    "--quiet",
+];
+
+/// Hurts a cluster for as long as asked, and judges it.
+pub(crate) fn jepsen(args: &[&str]) -> Result<()> {
+    setup::install(&[setup::BUILD, setup::LAB])?;
+    let programs = ["build", "--bins", "-p", "merlin", "-p", "jepsen-like"];
+    step("building", "cargo", &programs)?;
+    let run = ["run", "--quiet", "-p", "jepsen-like", "--", "run"];
+    self::run("cargo", &[&run[..], args].concat())
+}
+
 /// Every check there is, the cheap ones first. With a filter, only the tests it names.
 pub(crate) fn test(filter: &[&str]) -> Result<()> {
-    setup::install(&[setup::BUILD, setup::GUEST, setup::TEST])?;
+    setup::install(&[setup::BUILD, setup::GUEST, setup::LAB, setup::TEST])?;
     if !filter.is_empty() {
         let mut args = vec!["test", "--workspace"];
         args.extend(filter);
@@ -36,6 +54,7 @@ pub(crate) fn test(filter: &[&str]) -> Result<()> {
         "cargo",
         &["build", "--workspace", "--bins", "--examples", "--quiet"],
     )?;
+    step("programs that are wrong", "cargo", MUTANTS)?;
     step("tests", "cargo", &["test", "--workspace", "--no-fail-fast"])?;
     let rustdoc = ["doc", "--workspace", "--no-deps", "--quiet"];
     step("documentation", "cargo", &rustdoc)

@@ -35,7 +35,7 @@ fn honest(seed: u64) -> History {
     let mut history = History::default();
     let mut catalog = Catalog::default();
     let mut revision = 0;
-    let mut serials = 1..;
+    let mut serials = 10..;
     let mut frames = vec![Frame {
         at: 0,
         revision: 0,

@@ -94,7 +94,9 @@ impl Disk {
 
     pub fn unfill(&self) -> Result<()> {
         let _ = fs::remove_file(self.mount.join("probe"));
-        Ok(fs::remove_file(self.mount.join("filler"))?)
+        fs::remove_file(self.mount.join("filler"))?;
+        // Or the next failure of this disk takes the room away again.
+        checked("sync", &["--file-system", text(&self.mount)]).map(drop)
     }
 
     /// Whatever is written to the disk from now on fails when it is synced: there is no room in

@@ -299,6 +299,15 @@ impl Machine {
 
     // === looking ===
 
+    /// The next daemon begins a new log.
+    pub fn set_log_aside(&self) -> Result<()> {
+        let life = self.life();
+        Ok(fs::rename(
+            &self.log,
+            self.log.with_extension(format!("{life}.log")),
+        )?)
+    }
+
     /// The whole response to a GET of the daemon's HTTP pages.
     pub fn http(&self, path: &str) -> Result<String> {
         let at = (network::address(self.number), 4283).into();

@@ -97,7 +97,7 @@ pub fn dropped(node: Node) -> Result<u64> {
 /// Lets what a machine sends through so slowly.
 pub fn throttle(node: Node, kilobits: u32) -> Result<()> {
     let rate = format!("{kilobits}kbit");
-    let args = "qdisc replace dev eth0 root tbf burst 4kb latency 400ms rate";
+    let args = "qdisc replace dev eth0 root tbf burst 2kb latency 400ms rate";
     let mut tc = Command::new("tc");
     tc.args(args.split(' ')).arg(rate);
     namespace(node).output(&mut tc).map(drop)

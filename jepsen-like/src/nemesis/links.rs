@@ -124,7 +124,7 @@ impl Nemesis {
 
     fn slow_links(&mut self, kind: Kind) -> Result<Begun> {
         let victim = self.victim()?;
-        let rate = self.dice.random_range(100..600);
+        let rate = self.dice.random_range(16..128);
         let begun = self.begin(kind, String::new(), []);
         network::throttle(victim, rate)?;
         self.hold();

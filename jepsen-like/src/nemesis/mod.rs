@@ -5,6 +5,7 @@ mod clock;
 mod damage;
 mod disk;
 mod links;
+mod members;
 mod process;
 
 use std::collections::BTreeMap;
@@ -71,6 +72,13 @@ pub enum Kind {
     LogFlipped,
     /// Every node is stopped in order and started again, one after the other
     RollingRestart,
+    /// The leader is told to hand over
+    LeaderTransfer,
+    /// A voter becomes a learner, and a voter again
+    Demotion,
+    /// A node loses its data directory while it is stopped, is removed, and joins as a new one,
+    /// while the leader is killed
+    Replacement,
 }
 
 /// The hand that hurts. It runs on a thread of its own.
@@ -79,6 +87,8 @@ pub(crate) struct Nemesis {
     runtime: Handle,
     dice: StdRng,
     hold: Duration,
+    /// All is well again after so long, or never.
+    patience: Duration,
 }
 
 /// A fault that has begun.
@@ -90,9 +100,6 @@ struct Begun {
     hurt: Vec<Node>,
 }
 
-/// All is well again after so long, or never.
-const RECOVERY: Duration = Duration::from_secs(60);
-
 /// Goes through the kinds in random order, all of them before any comes again, and at least once.
 pub(crate) fn run(
     shared: Arc<Shared>,
@@ -100,7 +107,7 @@ pub(crate) fn run(
     kinds: &[Kind],
     seed: u64,
     until: Instant,
-    hold: Duration,
+    (hold, patience): (Duration, Duration),
     mut progress: impl FnMut(&str),
 ) -> Result<()> {
     let dice = StdRng::seed_from_u64(seed);
@@ -109,6 +116,7 @@ pub(crate) fn run(
         runtime,
         dice,
         hold,
+        patience,
     };
     let mut first_round = true;
     while (first_round || Instant::now() < until) && !kinds.is_empty() {
@@ -197,6 +205,7 @@ impl Nemesis {
             | Kind::PowerCut
             | Kind::PowerCutAll => self.hurt_disks(kind),
             Kind::SnapshotTorn | Kind::LogFlipped => self.damage(kind),
+            Kind::LeaderTransfer | Kind::Demotion | Kind::Replacement => self.change_members(kind),
         }
     }
 
@@ -237,7 +246,7 @@ impl Nemesis {
 
     /// Who leads, by the newest term that anybody knows of.
     fn leader(&self) -> Result<Node> {
-        let deadline = Instant::now() + RECOVERY;
+        let deadline = Instant::now() + self.patience;
         loop {
             let known = self.descriptions().into_iter().filter(|d| d.leader != 0);
             if let Some(newest) = known.max_by_key(|description| description.term) {
@@ -268,7 +277,7 @@ impl Nemesis {
     /// has failed, and this says so.
     fn recover(&self, begun: &Begun) -> Result<bool> {
         let healed = self.now();
-        let deadline = Instant::now() + RECOVERY;
+        let deadline = Instant::now() + self.patience;
         let mut revision = None;
         let mut left: BTreeMap<Node, String> = self
             .nodes()
@@ -299,9 +308,10 @@ impl Nemesis {
             }
             if Instant::now() > deadline {
                 let what = format!(
-                    "{} ({}) was healed at {healed} us, and {RECOVERY:?} later {}",
+                    "{} ({}) was healed at {healed} us, and {:?} later {}",
                     begun.kind.name(),
                     begun.detail,
+                    self.patience,
                     match revision {
                         None => "no write had been accepted".to_owned(),
                         Some(revision) => format!("not all were at revision {revision}: {left:?}"),

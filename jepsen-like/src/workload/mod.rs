@@ -1,5 +1,6 @@
 //! Clients that use merlin, each for its own reason, until they are told to stop.
 
+mod health;
 pub mod monitor;
 pub mod watcher;
 pub mod writer;
@@ -14,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::lab::Lab;
+use crate::model::CHECKED;
 use crate::ops::{Node, Serial};
 use crate::recorder::Recorder;
 
@@ -43,7 +45,7 @@ impl Shared {
             lab,
             recorder,
             stop: CancellationToken::new(),
-            serials: AtomicU32::new(1),
+            serials: AtomicU32::new(CHECKED.end() + 1),
             run,
         }
     }
@@ -64,6 +66,10 @@ pub fn start(shared: &Arc<Shared>, load: Load, dice: &mut StdRng) -> JoinSet<Res
     for _ in 0..load.writers {
         let dice = StdRng::seed_from_u64(dice.random());
         clients.spawn(writer::run(Arc::clone(shared), load.pause, dice));
+    }
+    for server in CHECKED {
+        let dice = StdRng::seed_from_u64(dice.random());
+        clients.spawn(health::run(Arc::clone(shared), server, dice));
     }
     for node in shared.lab.nodes() {
         let dice = StdRng::seed_from_u64(dice.random());

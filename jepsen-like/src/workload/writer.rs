@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Shared;
 use crate::checker::Law;
 use crate::client::{Client, Odd};
-use crate::model::{Catalog, View};
+use crate::model::{CHECKED, Catalog, View};
 use crate::ops::{Action, Node, Outcome, ReadRecord, Write, WriteRecord};
 
 /// Longer than an election, so that a write can outlast one; shorter than a partition.
@@ -211,11 +211,17 @@ impl Writer {
             }
             (76..88, Some(server)) => Action::DeleteServer { service, server },
             (_, Some(server)) if crowded => Action::DeleteServer { service, server },
-            _ => Action::CreateServer {
-                service,
-                server: self.shared.serial(),
-                value,
-            },
+            _ => {
+                let server = match self.dice.random_ratio(1, 4) {
+                    true => self.dice.random_range(CHECKED),
+                    false => self.shared.serial(),
+                };
+                Action::CreateServer {
+                    service,
+                    server,
+                    value,
+                }
+            }
         }
     }
 

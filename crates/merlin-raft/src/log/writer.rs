@@ -20,6 +20,7 @@ use super::layout::{
 };
 use super::recover::Opened;
 use super::tip::{Tip, TipFile};
+use crate::mutants::{self, Mutant};
 
 /// Bytes written between two syncs. sled re-uses a segment (512 KiB) of its file once what
 /// replaces its contents was *written* one segment further on, and writes about three bytes for
@@ -150,7 +151,13 @@ pub(super) fn persist(db: &sled::Db, disk: &File, batch: Batch) -> io::Result<()
         Batch::One((key, None)) => drop(db.remove(key)?),
         Batch::Many(batch) => db.apply_batch(batch)?,
     }
+    if mutants::active(Mutant::AckBeforeFlush) {
+        return Ok(());
+    }
     db.flush()?;
+    if mutants::active(Mutant::FlushWithoutSync) {
+        return Ok(());
+    }
     disk.sync_data()
 }
 
