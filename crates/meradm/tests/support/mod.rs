@@ -38,6 +38,8 @@ pub(crate) enum Fault {
     Unavailable,
     /// The change is made, but its answer is lost.
     AnswerLost,
+    /// The client's role does not reach.
+    Denied,
 }
 
 /// The catalog outlives the node that serves it, as a store does.
@@ -82,6 +84,10 @@ impl Store {
         let reason = "on purpose".to_owned();
         if let Some(Fault::Unavailable) = fault {
             return Err(ProposeError::Unavailable { reason }.to_status());
+        }
+        if let Some(Fault::Denied) = fault {
+            let words = "CreateService needs role admin, this client's is viewer";
+            return Err(Status::permission_denied(words));
         }
         let conditions = Conditions::read(request.metadata()).map_err(|e| e.to_status())?;
         let mutation = parse(request.get_ref()).map_err(|e| e.to_status())?;

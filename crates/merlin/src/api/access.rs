@@ -125,7 +125,11 @@ impl Caller {
             Some(Connection::Plaintext(remote)) => {
                 Ok(caller(Actor::Plaintext(remote.ip()), Rights::Catalog))
             }
-            Some(Connection::Stranger) => Err(Status::unauthenticated(format!(
+            Some(Connection::Stranger { tls: false }) => Err(Status::unauthenticated(
+                "this node answers other hosts only with --api-insecure: its store has no \
+                 certificates",
+            )),
+            Some(Connection::Stranger { tls: true }) => Err(Status::unauthenticated(format!(
                 "this port speaks TLS with clients of the cluster only; {LOG_IN}"
             ))),
             Some(Connection::Tls(certificate)) => match certificate {

@@ -40,8 +40,10 @@ pub(crate) enum Connection {
     },
     /// Somebody who may speak plaintext.
     Plaintext(SocketAddr),
-    /// Somebody who may not, and does.
-    Stranger,
+    /// Somebody who may not, and does; whether there is TLS to speak instead.
+    Stranger {
+        tls: bool,
+    },
     Tls(Certificate),
 }
 
@@ -141,7 +143,9 @@ impl Rules {
             socket: Either::Left(socket),
             connection: match self.insecure || on_this_host {
                 true => Connection::Plaintext(remote),
-                false => Connection::Stranger,
+                false => Connection::Stranger {
+                    tls: self.tls.is_some(),
+                },
             },
         })
     }
