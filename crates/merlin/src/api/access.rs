@@ -283,6 +283,7 @@ mod tests {
         ("merlin.v1.Node/Watch", Role::Viewer, true),
         ("merlin.v1.Node/Status", Role::Viewer, true),
         ("merlin.v1.Node/Live", Role::Viewer, true),
+        ("merlin.v1.Node/AcceptRemoval", Role::Admin, true),
         ("merlin.v1.Cluster/Describe", Role::Viewer, false),
         ("merlin.v1.Cluster/Audit", Role::Operator, false),
         ("merlin.v1.Cluster/CreateToken", Role::Admin, false),
