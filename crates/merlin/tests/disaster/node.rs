@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -36,9 +36,14 @@ pub(crate) struct Node {
     ip: Ipv4Addr,
     dir: PathBuf,
     daemon: Option<Child>,
+    /// Where the daemon is to run, if it is to see another file system than everybody else.
+    pub(crate) place: Option<Place>,
     /// More environment for the daemon and the commands.
     pub(crate) env: Vec<(String, String)>,
 }
+
+/// Starts a program somewhere.
+pub(crate) type Place = Box<dyn Fn(&str) -> Command + Send + Sync>;
 
 impl Hosts {
     pub(crate) fn new() -> Self {
@@ -62,6 +67,7 @@ impl Hosts {
             ip: Ipv4Addr::new(127, NEXT.fetch_add(1, Ordering::Relaxed), high, low),
             dir,
             daemon: None,
+            place: None,
             env: Vec::new(),
         }
     }
@@ -205,13 +211,33 @@ impl Node {
             .append(true)
             .open(self.dir.join("log"))
             .unwrap();
-        let child = self.command().stdout(Stdio::null()).stderr(log).spawn();
+        let child = self.daemon().stdout(Stdio::null()).stderr(log).spawn();
         self.daemon = Some(child.unwrap());
+    }
+
+    fn daemon(&self) -> Command {
+        match &self.place {
+            None => self.command(),
+            Some(enter) => {
+                let mut command = enter(env!("CARGO_BIN_EXE_merlin"));
+                self.environment(&mut command);
+                command
+            }
+        }
+    }
+
+    /// Whether the daemon has ended by itself, and how.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let ended = self.daemon.as_mut()?.try_wait().unwrap();
+        if ended.is_some() {
+            self.daemon = None;
+        }
+        ended
     }
 
     /// Runs the daemon, which is expected to end by itself, and gives its words.
     pub(crate) fn fails_to_start(&self) -> String {
-        let output = self.command().output().unwrap();
+        let output = self.daemon().output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         spoken(&output).1
     }
