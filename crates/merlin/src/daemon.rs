@@ -123,9 +123,11 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
     });
 
     let requests = Requests::default();
-    let routes = api::routes(&node, requests.clone(), shutdown.clone()).await?;
+    let (routes, reporter) = api::routes(&node, requests.clone(), shutdown.clone())?;
     let metrics = Metrics::new(&node, requests.clone(), config.metrics_per_server);
     let stop = || shutdown.clone();
+    let health = api::health::run(reporter, node.clone(), stop());
+    tasks.spawn("gRPC health", infallible(health));
     info!(api = %config.api_addr, http = %config.health_addr, node = %config.node_name, "serving");
     if config.api_insecure && !config.api_addr.ip().is_loopback() {
         warn!(

@@ -57,7 +57,11 @@ impl AdminSocket {
             path.display()
         );
         let bind = || -> io::Result<UnixListener> {
-            std::fs::create_dir_all(run_dir)?;
+            if !run_dir.exists() {
+                std::fs::create_dir_all(run_dir)?;
+                // The socket says who may connect; they have to get there.
+                std::fs::set_permissions(run_dir, std::fs::Permissions::from_mode(0o755))?;
+            }
             let staged = run_dir.join(format!(".merlin.sock.{}", std::process::id()));
             match std::fs::remove_file(&staged) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

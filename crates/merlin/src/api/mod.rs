@@ -5,6 +5,7 @@ mod access;
 mod catalog;
 mod cluster;
 pub(crate) mod door;
+pub(crate) mod health;
 mod metadata;
 mod node;
 mod watch;
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
 
 use self::access::Gate;
 use self::door::Guest;
@@ -36,17 +38,13 @@ const MAX_REQUEST_TIME: Duration = Duration::from_secs(65);
 const PING: Duration = Duration::from_secs(20);
 const PONG: Duration = Duration::from_secs(10);
 
-/// Everything a listener serves.
-pub(crate) async fn routes(
+/// Everything a listener serves, and what to tell its health service.
+pub(crate) fn routes(
     node: &Node,
     requests: Requests,
     shutdown: CancellationToken,
-) -> anyhow::Result<Routes> {
+) -> anyhow::Result<(Routes, HealthReporter)> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter
-        .set_serving::<MerlinServer<catalog::CatalogApi>>()
-        .await;
-    reporter.set_serving::<NodeServer<node::NodeApi>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(merlin_proto::FILE_DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -72,7 +70,7 @@ pub(crate) async fn routes(
         .add_service(cluster)
         .add_service(health)
         .add_service(reflection);
-    Ok(routes.routes())
+    Ok((routes.routes(), reporter))
 }
 
 /// Serves whoever may, until shut down.

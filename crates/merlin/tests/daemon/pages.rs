@@ -2,6 +2,9 @@
 
 use merlin_proto::types::real_server;
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::requests::{beside, check, numbered_server, refused, service};
 use crate::support::{Daemon, Setup, eventually, workspace};
@@ -51,6 +54,7 @@ async fn a_node_without_a_quorum_says_so_and_why_until_there_is_one() {
         other => Err(other),
     })
     .await;
+    grpc_health(&second, ServingStatus::NotServing).await;
     // Nothing that a restart of it would mend.
     assert_eq!(status(&second, "/alive").await.0, 200);
     assert_eq!(status(&second, "/ready").await.0, 503);
@@ -81,6 +85,28 @@ async fn a_node_without_a_quorum_says_so_and_why_until_there_is_one() {
         other => Err(other),
     })
     .await;
+    grpc_health(&second, ServingStatus::Serving).await;
+}
+
+/// Waits until the standard health service says so too.
+async fn grpc_health(daemon: &Daemon, wanted: ServingStatus) {
+    let mut client = HealthClient::new(daemon.channel().await);
+    for (service, wanted) in [
+        ("", wanted),
+        ("types.Merlin", wanted),
+        // It is there to say what is wrong.
+        ("merlin.v1.Node", ServingStatus::Serving),
+    ] {
+        eventually(async || {
+            let service = service.to_owned();
+            let answer = client.check(HealthCheckRequest { service }).await;
+            match answer.map(|answer| answer.into_inner().status()) {
+                Ok(status) if status == wanted => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+    }
 }
 
 /// A new member knows nothing until it hears from the others: what it would make of the kernel
