@@ -15,6 +15,9 @@ fn run(args: &[&str]) -> (Option<i32>, String) {
         .arg("run")
         .arg("--folder")
         .arg(folder.path())
+        // Other tests run beside this one: daemons that wait for the processor must not take each
+        // other for dead.
+        .args(["--env", "MERLIN_ELECTION_TIMEOUT=800ms"])
         .args(args)
         .output()
         .unwrap();
