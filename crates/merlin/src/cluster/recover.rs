@@ -66,7 +66,8 @@ impl RecoverArgs {
         say(&format!(
             "this is node {} of cluster {}, incarnation {}, revision {} now\n\
              what was there before is in {}\n\
-             start the daemon; on every other host stop it, and join with --discard-local-state\n",
+             start the daemon; then make tokens, and on every other host that has its old data \
+             directory join with --discard-local-state\n",
             recovered.reborn.name.node,
             recovered.reborn.name.cluster,
             recovered.reborn.incarnation,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mounts::Mounts;
-use crate::node::{Hosts, Node, catalog, declare};
-use crate::support::{SOON, eventually, server, service};
+use crate::node::{Hosts, Node, catalog, declare, insist};
+use crate::support::{SOON, eventually, server};
 
 /// The small disk of a node. Commands that need no daemon do not see it.
 struct SmallDisk {
@@ -63,11 +63,7 @@ async fn with_full_disk(leads: bool) {
         small.start();
         b.awaits_voters(3);
     }
-    b.client()
-        .await
-        .create_service(service("web", 80))
-        .await
-        .unwrap();
+    declare(&b, "web", 1).await;
 
     disk.fill();
     let mut acknowledged = Vec::new();
@@ -116,7 +112,7 @@ fn join_with(node: &mut Node, member: &Node) {
 }
 
 async fn servers(node: &Node) -> Vec<String> {
-    let listed = node.client().await.list(()).await.unwrap().into_inner();
+    let listed = insist(async || node.client().await.list(()).await).await;
     let servers = listed.items.into_iter().flat_map(|item| item.servers);
     servers.map(|server| server.key.unwrap().ip).collect()
 }

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use merlin_proto::types::merlin_client::MerlinClient;
@@ -22,6 +22,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Response, Status};
 
 use crate::support::{SOON, eventually, server, service};
 
@@ -137,9 +138,17 @@ impl Node {
         self.command().arg("cluster").args(args).output().unwrap()
     }
 
-    /// Runs `merlin cluster ...`, which must succeed, and gives what it prints.
+    /// Runs `merlin cluster ...`, which must succeed, and gives what it prints. It is run again
+    /// while it says that the cluster cannot answer: a busy machine may lose its leader.
     pub(crate) fn succeeds(&self, args: &[&str]) -> String {
-        let output = self.cluster(args);
+        const UNAVAILABLE: Option<i32> = Some(3);
+        let deadline = Instant::now() + SOON;
+        let output = loop {
+            let output = self.cluster(args);
+            if output.status.code() != UNAVAILABLE || Instant::now() > deadline {
+                break output;
+            }
+        };
         let (said, error) = spoken(&output);
         assert!(output.status.success(), "{args:?}: {said}{error}");
         said
@@ -348,16 +357,13 @@ impl Drop for Node {
 
 /// What this node has in its table once all of so many services are there with their servers.
 pub(crate) async fn programmed_all(node: &Node, services: usize) -> Table {
-    let deadline = tokio::time::Instant::now() + SOON;
+    let deadline = Instant::now() + SOON;
     loop {
         let table = programmed(node).await;
         if table.len() == services && table.iter().all(|(_, servers)| !servers.is_empty()) {
             return table;
         }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "not programmed: {table:?}"
-        );
+        assert!(Instant::now() < deadline, "not programmed: {table:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -386,16 +392,28 @@ async fn programmed(node: &Node) -> Table {
 
 /// Waits until this is in the node's table.
 pub(crate) async fn eventually_programmed(node: &Node, table: &[(String, Vec<(String, u32)>)]) {
-    let deadline = tokio::time::Instant::now() + SOON;
+    let deadline = Instant::now() + SOON;
     while programmed(node).await != table {
-        assert!(tokio::time::Instant::now() < deadline, "not programmed");
+        assert!(Instant::now() < deadline, "not programmed");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Asks until there is an answer: on a busy machine a leader may be lost at any time.
+pub(crate) async fn insist<T>(ask: impl AsyncFn() -> Result<Response<T>, Status>) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer.into_inner(),
+            Err(status) => assert!(Instant::now() < deadline, "{status}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 /// The catalog this node gives: its revision, and the ids of the services.
 pub(crate) async fn catalog(node: &Node) -> (u64, Vec<String>) {
-    let listed = node.client().await.list(()).await.unwrap().into_inner();
+    let listed = insist(async || node.client().await.list(()).await).await;
     let ids = listed
         .items
         .into_iter()
@@ -407,10 +425,14 @@ pub(crate) async fn catalog(node: &Node) -> (u64, Vec<String>) {
 
 /// Declares a service with one real server.
 pub(crate) async fn declare(node: &Node, id: &str, port: u16) {
-    let mut client = node.client().await;
-    client.create_service(service(id, port)).await.unwrap();
     let server = server(id, &format!("10.1.0.{port}"), 8080);
-    client.create_server(server).await.unwrap();
+    // What was done although nobody heard so is there already.
+    let done = |answer: Result<Response<()>, Status>| match answer {
+        Err(status) if status.code() == Code::AlreadyExists => Ok(Response::new(())),
+        answer => answer,
+    };
+    insist(async || done(node.client().await.create_service(service(id, port)).await)).await;
+    insist(async || done(node.client().await.create_server(server.clone()).await)).await;
 }
 
 pub(crate) fn spoken(output: &Output) -> (String, String) {

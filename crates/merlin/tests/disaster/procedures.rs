@@ -1,8 +1,8 @@
 //! The procedures of the README, typed as they are written there.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::process::{Command, Output, Stdio};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use merlin_model::Timestamp;
 use merlin_proto::log;
@@ -10,7 +10,7 @@ use merlin_raft::identity::{Ca, IdentityDir, NodeIdentity};
 use prost::Message;
 
 use crate::node::{Hosts, Node, catalog, declare, eventually_programmed, programmed_all, spoken};
-use crate::support::{eventually, workspace};
+use crate::support::{SOON, eventually, workspace};
 
 /// The lines of the code blocks under a heading: which host, and what is typed there.
 fn procedure(heading: &str) -> Vec<(String, String)> {
@@ -77,6 +77,25 @@ impl Operator {
 
 /// At a terminal, where the name of the node is typed when it is asked for.
 fn run(node: &Node, typed: &str) -> String {
+    // A busy machine may lose its leader: then what is typed is typed again.
+    let patient = |code| code == Some(3) || typed == "merlin cluster status";
+    let deadline = Instant::now() + SOON;
+    let output = loop {
+        let output = once(node, typed);
+        let again = !output.status.success() && patient(output.status.code());
+        if !again || Instant::now() > deadline {
+            break output;
+        }
+    };
+    let (said, error) = spoken(&output);
+    assert!(output.status.success(), "{typed}: {said}{error}");
+    // What is typed is echoed first, and a terminal ends its lines in its own way.
+    let said = said.replace("\r\n", "\n");
+    let echo = format!("{}\n", node.name);
+    said.strip_prefix(&echo).unwrap_or(&said).to_owned()
+}
+
+fn once(node: &Node, typed: &str) -> Output {
     let binary = std::path::Path::new(env!("CARGO_BIN_EXE_merlin"));
     let mut command = Command::new("/usr/bin/script");
     node.environment(&mut command);
@@ -91,13 +110,7 @@ fn run(node: &Node, typed: &str) -> String {
         .expect("script: apt-get install bsdutils");
     let mut keyboard = child.stdin.take().unwrap();
     writeln!(keyboard, "{}", node.name).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let (said, error) = spoken(&output);
-    assert!(output.status.success(), "{typed}: {said}{error}");
-    // What is typed is echoed first, and a terminal ends its lines in its own way.
-    let said = said.replace("\r\n", "\n");
-    let echo = format!("{}\n", node.name);
-    said.strip_prefix(&echo).unwrap_or(&said).to_owned()
+    child.wait_with_output().unwrap()
 }
 
 const COPY: &str = "## When things go wrong";

@@ -56,11 +56,9 @@ async fn one_node_that_is_left_begins_the_clusters_next_life() {
     b.start_without_quorum();
     eventually_programmed(&b, &table).await;
     assert!(!b.takes_writes());
-    b.stop();
     let line = a.succeeds(&["token", "create"]);
     let token = line.split_whitespace().last().unwrap();
     b.succeeds(&["join", token, "--discard-local-state"]);
-    b.start();
     c.join(&a);
     c.start();
     a.awaits_voters(3);
