@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use serde::Deserialize;
 
 use crate::cluster::ClusterArgs;
+use crate::migrate::MigrateArgs;
 
 /// Keeps this host's IPVS table as the cluster's catalog says.
 ///
@@ -40,6 +41,12 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Administer the cluster this host's daemon is a member of
     Cluster(Box<ClusterArgs>),
+    /// Move the catalog from one store to another
+    ///
+    /// The source is only read, and can be changed meanwhile; the destination is made to hold the
+    /// same, then both are compared. No kernel changes by it. The raft store is reached through a
+    /// daemon that runs.
+    Migrate(Box<MigrateArgs>),
     /// Print a completion script for a shell
     Completions { shell: Shell },
     /// Print the manual page, or write those of all commands into a directory

@@ -12,6 +12,8 @@ use crate::cli::{DataplaneKind, Foreign, LogFormat, RunArgs, Settings};
 
 mod etcd;
 
+pub(crate) use etcd::resolve as etcd;
+
 /// Everything the daemon needs to know, complete and checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -75,7 +77,7 @@ impl Config {
         given: Settings,
         host_name: impl FnOnce() -> anyhow::Result<String>,
     ) -> anyhow::Result<Self> {
-        let etcd = etcd::resolve(&given)?;
+        let etcd = etcd(&given)?;
         ensure!(
             etcd.is_none() || (given.join_token_file.is_none() && given.join_token.is_none()),
             "--join-token-file, --join-token: nodes that keep their catalog in etcd join no cluster; remove it"

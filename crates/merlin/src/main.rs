@@ -12,6 +12,7 @@ mod http;
 mod listen;
 mod logging;
 mod metrics;
+mod migrate;
 mod node;
 mod rejoin;
 mod store;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         None => run(&cli.run),
         Some(Command::Run(args)) => run(&args),
         Some(Command::Cluster(args)) => with_runtime(cluster::run(&args)),
+        Some(Command::Migrate(args)) => with_runtime(migrate::run(&args)),
         Some(Command::Completions { shell }) => generate::completions(shell),
         Some(Command::Man { out_dir }) => generate::man(out_dir.as_deref()),
     }

@@ -41,6 +41,9 @@ pub(super) async fn run(global: &Global, args: &Import) -> Result<(), Failure> {
         output::write(&steps(&difference))?;
     }
     if !args.dry_run {
+        if present.services().len() == 0 && !difference.is_empty() {
+            nothing_is_programmed_yet(&client).await?;
+        }
         apply(&client, &difference).await?;
     }
     output::print(
@@ -64,6 +67,29 @@ fn read(file: &Path) -> std::io::Result<String> {
         return Ok(text);
     }
     std::fs::read_to_string(file)
+}
+
+/// Refuses to fill an empty catalog while a kernel holds more than that: with the first service the
+/// node would take away everything that has not come yet.
+async fn nothing_is_programmed_yet(client: &Client) -> Result<(), Failure> {
+    let nodes = match client.again().status().await {
+        Ok(status) => status.nodes,
+        // Nodes of earlier versions have no status.
+        Err(status) if status.code() == tonic::Code::Unimplemented => return Ok(()),
+        Err(status) => return Err(status.into()),
+    };
+    for node in nodes {
+        let foreign = node.drift.unwrap_or_default().foreign_services;
+        if node.reconciling && foreign > 0 {
+            return Err(Failure::Rejected(format!(
+                "the kernel of {} holds {foreign} services that the empty catalog does not have, and \
+                 would lose them before all are imported: start merlin there with \
+                 --reconcile=false, import, and start it again without; nothing was changed",
+                node.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Makes the changes, stage by stage. The first that fails is the last that is begun.

@@ -8,7 +8,7 @@ use merlin_etcd::{Backend, Config, Layout, MaxRemoval, Tls, User};
 use crate::cli::{Settings, StoreBackend};
 
 /// Where the catalog is kept, if that is etcd.
-pub(super) fn resolve(given: &Settings) -> Result<Option<Config>> {
+pub(crate) fn resolve(given: &Settings) -> Result<Option<Config>> {
     let endpoints = given.store_endpoints.as_deref().unwrap_or_default();
     let endpoints: Vec<_> = endpoints.iter().map(|url| url.trim()).collect();
     let backend = match given.store_backend {
