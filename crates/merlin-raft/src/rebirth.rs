@@ -60,6 +60,9 @@ pub(crate) fn reborn(
     enrollment.next_node = node + 1;
     enrollment.nodes.clear();
     enrollment.tokens.clear();
+    // About nodes that nobody hears any more.
+    enrollment.roles.clear();
+    enrollment.removed.clear();
     let members = Membership::new(vec![BTreeSet::from([node])], BTreeMap::from([(node, this)]));
     let mut catalog = state.catalog.clone();
     catalog.skip_revisions(REVISIONS);

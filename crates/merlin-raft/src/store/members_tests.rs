@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use merlin_model::store::{Consistency, ProposeError};
 use openraft::ChangeMembers;
+use tokio::time::Instant;
 
 use super::cluster_tests::{SHORT, holds, insist};
 use crate::identity::{EnrollmentCommand, Role as Wanted};
@@ -381,5 +382,60 @@ async fn a_node_that_cannot_be_called_back_is_told_why() {
     eventually("it is taken in", || voters(&leader) == ids([1, 2, 3])).await;
     eventually("and knows", || outside.status().unavailable.is_none()).await;
     assert_eq!(leader.status().waiting, []);
+    cluster.converged().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_who_insists_may_wait_for_those_who_are_away() {
+    let mut cluster = TestCluster::of(3).await;
+    let leader = cluster.leader().await.clone();
+    let others = [1, 2, 3].into_iter().filter(|id| *id != leader.node_id());
+    let [gone, away]: [NodeId; 2] = others.collect::<Vec<_>>().try_into().unwrap();
+    cluster.stop(away).await;
+    let insisted = Change::Remove {
+        node: gone.to_string(),
+        force: true,
+    };
+    // Decided, but the two that remain have to agree, and one is away.
+    let outcome = leader.change(insisted, Actor::Unknown, SHORT * 2).await;
+    assert!(
+        matches!(outcome, Err(ChangeError::Unknown(_))),
+        "{outcome:?}"
+    );
+    cluster.start(away).await;
+    let rest = ids([leader.node_id(), away]);
+    eventually("it is done when it can be", || voters(&leader) == rest).await;
+    let removed = cluster.node(gone).clone();
+    eventually("and the node is told", || {
+        removed.standing() == Standing::Removed
+    })
+    .await;
+    cluster.forget(gone);
+    insist(&leader, create(1)).await;
+    cluster.converged().await;
+}
+
+/// Whatever is wrong, nobody waits longer than they said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deadlines_are_kept_on_every_side_of_a_partition() {
+    let cluster = TestCluster::of(3).await;
+    let leader = cluster.leader().await.clone();
+    let follower = cluster.follower().await.clone();
+    cluster.network.isolate(leader.node_id(), cluster.ids());
+    for node in [&leader, &follower] {
+        for n in 1..=3 {
+            let before = Instant::now();
+            let _ = node.propose(create(n), SHORT).await;
+            let _ = node.read(Consistency::Linearizable, SHORT).await;
+            let _ = node
+                .change(remove(9), Actor::Unknown, SHORT)
+                .await
+                .unwrap_err();
+            let took = before.elapsed();
+            assert!(took < SHORT * 4, "{took:?}");
+        }
+    }
+    cluster.network.mend();
+    insist(&follower, create(9)).await;
     cluster.converged().await;
 }
