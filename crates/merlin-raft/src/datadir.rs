@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{ClusterId, PeerName};
 use crate::log::LogEngine;
+use crate::settle;
 use crate::typ::NodeId;
 
 const FORMAT: u32 = 1;
@@ -175,10 +176,14 @@ impl DataDir {
             .open(path.join("lock"))
             .map_err(failed("write in"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                path: path.to_owned(),
-                lock,
-            }),
+            Ok(()) => {
+                let dir = Self {
+                    path: path.to_owned(),
+                    lock,
+                };
+                settle::finish(&dir, path)?;
+                Ok(dir)
+            }
             Err(TryLockError::WouldBlock) => Err(DataDirError::InUse {
                 dir: path.to_owned(),
             }),
@@ -259,6 +264,7 @@ impl DataDir {
             if moved.is_none() {
                 DirBuilder::new()
                     .mode(0o700)
+                    .recursive(true)
                     .create(&aside)
                     .map_err(failed)?;
             }
@@ -412,7 +418,7 @@ fn parse(bytes: &[u8], path: PathBuf) -> Result<(NodeFile, bool), DataDirError> 
 
 impl DataDirError {
     /// An error of the operating system, sorted by what helps.
-    fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         let dir = path.to_owned();
         match source.kind() {
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { dir, source },

@@ -2,11 +2,10 @@
 //!
 //! ```text
 //! nothing lost?  ─▶ key kept in identity/joining.pem ─▶ the cluster lets the key in
-//!   ─▶ what was there is moved aside ─▶ node.json ─▶ identity/node.pem ─▶ joining.pem removed
+//!   ─▶ the directory becomes the new node's, wholly: [`crate::settle`]
 //! ```
 //! A join that is interrupted anywhere can be run again with the same token: until the end the key
-//! stays, and by it the cluster recognises the node. In between the directory is nobody's, or a
-//! node's that has no certificate and so cannot be heard by the cluster.
+//! stays, and by it the cluster recognises the node.
 //!
 //! Taking part in the cluster is then [`crate::RaftStore::open`]'s; the leader adds the node once
 //! it answers at its address.
@@ -19,7 +18,7 @@ use openraft::storage::RaftLogStorage;
 use openraft::{EntryPayload, RaftLogReader};
 
 use crate::cluster::{ClusterChange, ClusterCommand};
-use crate::datadir::{DataDir, DataDirError, Introducer, NodeFile};
+use crate::datadir::{DataDir, DataDirError, Introducer};
 use crate::identity::{
     Applicant, EnrollError, Enrolled, IdentityDir, IdentityStoreError, Member, NodeKey, PeerName,
     Role, Token, enroll,
@@ -28,6 +27,7 @@ use crate::level::Level;
 use crate::log::LogStore;
 use crate::proposal::Request;
 use crate::proposer::now;
+use crate::settle::{self, Admission};
 use crate::standing::Standing;
 use crate::store::RaftStore;
 use crate::typ::Entry;
@@ -269,27 +269,22 @@ impl Place {
     /// Gives the directory to the new node. What was there before is kept, if it was worth it.
     async fn settle(self, enrolled: Enrolled, keep: bool) -> Result<Joined, JoinError> {
         blocking(move || {
-            let aside = self.dir.set_aside(&format!("discarded-{}", now().0))?;
             let name = enrolled.identity.name();
             let introducers = enrolled.members.iter().map(|member| Introducer {
                 id: member.id,
                 addr: member.addr.clone(),
             });
-            self.dir.set_introducers(&introducers.collect::<Vec<_>>())?;
-            self.dir.set_node(&NodeFile {
-                cluster: name.cluster,
-                node: name.node,
+            self.identity.save_admitted(&enrolled.identity)?;
+            let admission = Admission {
+                cluster_id: name.cluster.to_string(),
+                node_id: name.node,
                 incarnation: enrolled.incarnation,
-            })?;
-            self.identity.save(&enrolled.identity)?;
-            self.identity.forget_joining_key()?;
-            let discarded = match aside {
-                Some(aside) if !keep => {
-                    self.dir.remove_aside(&aside)?;
-                    None
-                }
-                aside => aside,
+                introducers: introducers.collect(),
+                aside: format!("discarded-{}", now().0),
+                keep,
             };
+            settle::decide(&self.path, &admission)?;
+            let discarded = settle::finish(&self.dir, &self.path)?;
             Ok(Joined::Now {
                 name,
                 role: enrolled.role,

@@ -39,6 +39,7 @@ mod recover;
 mod registry;
 mod renewal;
 mod restore;
+mod settle;
 mod snapshot;
 mod standing;
 mod state;

@@ -20,6 +20,7 @@ use super::node::{IdentityError, NodeIdentity};
 
 const NODE: &str = "node.pem";
 const JOINING: &str = "joining.pem";
+const ADMITTED: &str = "admitted.pem";
 
 const KEY: &str = "PRIVATE KEY";
 const CERTIFICATE: &str = "CERTIFICATE";
@@ -104,12 +105,12 @@ impl IdentityDir {
 
     /// Keeps an identity, durably, in place of the one before.
     pub fn save(&self, identity: &NodeIdentity) -> Result<()> {
-        let blocks = [
-            Pem::new(KEY, identity.key().der()),
-            Pem::new(CERTIFICATE, identity.certificate().as_ref()),
-            Pem::new(CERTIFICATE, identity.ca().as_ref()),
-        ];
-        self.write(NODE, &blocks)
+        self.write(NODE, &blocks(identity))
+    }
+
+    /// Keeps, durably, the identity of the node that this one is about to become.
+    pub(crate) fn save_admitted(&self, identity: &NodeIdentity) -> Result<()> {
+        self.write(ADMITTED, &blocks(identity))
     }
 
     /// The key to join a cluster with. It stays the same until the join has finished, so that the
@@ -161,6 +162,14 @@ impl IdentityDir {
         };
         write().map_err(failed("write", &path))
     }
+}
+
+fn blocks(identity: &NodeIdentity) -> [Pem; 3] {
+    [
+        Pem::new(KEY, identity.key().der()),
+        Pem::new(CERTIFICATE, identity.certificate().as_ref()),
+        Pem::new(CERTIFICATE, identity.ca().as_ref()),
+    ]
 }
 
 fn read(path: &Path) -> Result<Option<Vec<Pem>>> {

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::*;
+use crate::datadir::NodeFile;
 use crate::identity::{EnrollmentAnswer, EnrollmentCommand};
 use crate::state::tests::create;
 use crate::testing::TIMERS;
