@@ -222,7 +222,9 @@ impl Catalog {
         id: Option<&ServiceId>,
     ) -> impl Iterator<Item = &Arc<VirtualService>> {
         let from = id.map_or(Bound::Unbounded, Bound::Excluded);
-        let services = self.services.range::<_, ServiceId>((from, Bound::Unbounded));
+        let services = self
+            .services
+            .range::<_, ServiceId>((from, Bound::Unbounded));
         services.map(|(_, service)| service)
     }
 
