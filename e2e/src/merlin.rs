@@ -177,7 +177,9 @@ impl<'lab> Merlin<'lab> {
             .env("MERLIN_RUN_DIR", self.run_directory())
             .env("MERLIN_PEER_ADDR", peer.to_string())
             // A guest has one CPU for all nodes, and everything else.
-            .env("MERLIN_ELECTION_TIMEOUT", "1s");
+            .env("MERLIN_ELECTION_TIMEOUT", "1s")
+            // What newcomers are given to prove themselves is not what is tested.
+            .env("MERLIN_PROMOTE_AFTER", "1s");
     }
 
     fn tool(&self, program: &str, words: &str) -> Result<Said> {

@@ -98,8 +98,21 @@ fn step(name: &str, program: &str, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// What cargo tells the program it runs about its package. Passed on, it would have build scripts
+/// run again that look at it, and with them everything that depends on the cryptography built
+/// again, whenever a task follows a build by hand.
+const ABOUT_THIS_PACKAGE: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_PRIMARY_PACKAGE"];
+
 fn run(program: &str, args: &[&str]) -> Result<()> {
-    let status = Command::new(program)
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let name_bytes = name.as_encoded_bytes();
+        let begins = |start: &&str| name_bytes.starts_with(start.as_bytes());
+        if ABOUT_THIS_PACKAGE.iter().any(begins) {
+            command.env_remove(&name);
+        }
+    }
+    let status = command
         .args(args)
         .env("RUSTDOCFLAGS", "--deny warnings")
         .stdin(Stdio::null())

@@ -111,6 +111,7 @@ impl Merlin {
             .env("MERLIN_HEALTH_ADDR", node.http.to_string())
             .env("MERLIN_PEER_ADDR", node.peer.to_string())
             .env("MERLIN_ADVERTISE_ADDR", node.advertised.to_string())
+            .env("MERLIN_PROMOTE_AFTER", "100ms")
             .env(
                 "MERLIN_ELECTION_TIMEOUT",
                 format!("{}ms", self.timers.election.as_millis()),
