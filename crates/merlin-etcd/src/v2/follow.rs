@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use merlin_model::Revision;
 use rand::Rng;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -28,6 +29,10 @@ use crate::replica::{History, Replica, Stored};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Steps worth going one by one to what a list shows, and how long etcd may take to tell one.
+const STEPS: usize = 32;
+const STEP: Duration = Duration::from_millis(200);
 
 /// Follows etcd until told to stop.
 pub(crate) async fn run(
@@ -128,12 +133,12 @@ impl Follower {
     }
 
     /// Takes over everything there is, and looks again at what is hard to believe.
-    async fn list(&mut self, client: &Client) -> Result<(), CallError> {
+    async fn list(&mut self, client: &Arc<Client>) -> Result<(), CallError> {
         while self.list_once(client).await? == Heed::ListAgain {}
         Ok(())
     }
 
-    async fn list_once(&mut self, client: &Client) -> Result<Heed, CallError> {
+    async fn list_once(&mut self, client: &Arc<Client>) -> Result<Heed, CallError> {
         // Who asks from now on asks for another list.
         let wanted = *self.shared.lists_wanted.borrow();
         let listing = client.list(&self.prefix).await?;
@@ -142,13 +147,47 @@ impl Follower {
             true => History::Another,
             false => std::mem::replace(&mut self.history, History::Same),
         };
-        self.confirmed = listing.index;
-        let records = listing.records.into_iter().map(stored);
+        let is_first = std::mem::replace(&mut self.confirmed, listing.index) == 0;
+        let index = listing.index;
+        let records: Vec<_> = listing.records.into_iter().map(stored).collect();
+        if history == History::Same && !is_first {
+            self.catch_up(client, index, &records).await;
+            if self.history == History::Another {
+                return Ok(Heed::ListAgain);
+            }
+        }
         let changes = self.replica.relist(history, records);
         let heed = self.publisher.jump(&self.replica, &changes);
-        self.shared.horizon.send_replace(listing.index);
+        self.shared.horizon.send_replace(index);
         self.shared.lists_made.send_replace(wanted);
         Ok(heed)
+    }
+
+    /// Goes the steps that a list is ahead by, as long as etcd still knows them: watches of ours
+    /// have to begin anew where steps are missing.
+    async fn catch_up(&mut self, client: &Arc<Client>, index: Index, list: &[(Vec<u8>, Stored)]) {
+        for _ in 0..STEPS {
+            let next = *self.shared.horizon.borrow() + 1;
+            let ahead = next <= index && {
+                let mut replica = self.replica.clone();
+                !replica
+                    .relist(History::Same, list.iter().cloned())
+                    .is_empty()
+            };
+            if !ahead {
+                return;
+            }
+            // What has happened is told at once.
+            let turn = timeout(STEP, self.turn(client, next)).await;
+            match turn {
+                Ok(Ok(Some(event))) if event.index() <= index => {
+                    if self.step(event) == Heed::ListAgain {
+                        return;
+                    }
+                }
+                _ => return,
+            }
+        }
     }
 
     /// Takes over one change after the other.
