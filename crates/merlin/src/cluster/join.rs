@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at how it gets on.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// What keeps a node out for less is not worth telling.
+const TELL_AFTER: Duration = Duration::from_secs(3);
+
 #[derive(Debug, Args)]
 pub(super) struct JoinArgs {
     /// What `merlin cluster token create` printed on a member
@@ -182,6 +185,8 @@ struct Progress<'a> {
     joined: &'a JoinResponse,
     said: Stage,
     trouble: String,
+    /// Since when, while it has not been told.
+    troubled: Option<Instant>,
 }
 
 /// How far a new node has come.
@@ -200,6 +205,7 @@ impl<'a> Progress<'a> {
             joined,
             said: Stage::LetIn,
             trouble: String::new(),
+            troubled: None,
         };
         if joined.already {
             progress.say(&format!("already a member: node {}", joined.node_id))?;
@@ -270,9 +276,16 @@ impl<'a> Progress<'a> {
             self.say(&format!(", {promoted} voter ({voters}/{voters})"))?;
         }
         self.said = self.said.max(stage);
-        if self.trouble != cluster.unavailable && stage < Stage::Learner {
-            self.trouble.clone_from(&cluster.unavailable);
-            writeln!(io::stderr(), "{}", self.trouble)?;
+        if stage < Stage::Learner {
+            if self.trouble != cluster.unavailable {
+                self.trouble.clone_from(&cluster.unavailable);
+                self.troubled = Some(Instant::now());
+            }
+            // The daemon takes a moment to become the node that the others look for.
+            let lasts = |since: &mut Instant| since.elapsed() >= TELL_AFTER;
+            if self.troubled.take_if(lasts).is_some() {
+                writeln!(io::stderr(), "{}", self.trouble)?;
+            }
         }
         let learner = self.joined.role == "learner" || self.joined.already;
         Ok(stage == Stage::Voter || (learner && stage == Stage::CaughtUp))
