@@ -21,7 +21,7 @@ const SHIPPED: Timers = Timers {
     election: Duration::from_millis(450),
 };
 
-/// How many services there are, with [`PER_SERVICE`] real servers each.
+/// How many services there are, with ten real servers each.
 #[derive(Debug, Clone, Copy)]
 pub struct Scale {
     pub join: u16,

@@ -4,14 +4,14 @@
 //! order of revisions by a model of its own ([`crate::model`]), and everything that was answered
 //! must follow from that. One module per promise:
 //!
-//! * [`replay`]: every answer follows from the writes before it; a write happens once or never;
+//! * `replay`: every answer follows from the writes before it; a write happens once or never;
 //!   what is read is what was written.
-//! * [`order`]: revisions agree with real time; no read is older than what was known before it.
-//! * [`refusals`]: whoever was refused could be refused.
-//! * [`watches`]: no gap, no repetition, no other order.
-//! * [`terms`]: leaders succeed one another.
-//! * [`tables`]: the data plane of a node is what its catalog asks for, and no less on the way.
-//! * [`registers`]: a search for linearizations that knows nothing of revisions, as a second
+//! * `order`: revisions agree with real time; no read is older than what was known before it.
+//! * `refusals`: whoever was refused could be refused.
+//! * `watches`: no gap, no repetition, no other order.
+//! * `terms`: leaders succeed one another.
+//! * `tables`: the data plane of a node is what its catalog asks for, and no less on the way.
+//! * `registers`: a search for linearizations that knows nothing of revisions, as a second
 //!   opinion.
 
 mod order;
