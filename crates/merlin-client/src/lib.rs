@@ -2,7 +2,7 @@
 //!
 //! * [`context`]: the file that makes somebody a client of one cluster.
 //! * [`contexts`]: where a user keeps such files.
-//! * [`connect`]: which node to ask, and the channel to it: the local node's unix socket, plaintext,
+//! * [`mod@connect`]: which node to ask, and the channel to it: the local node's unix socket, plaintext,
 //!   or TLS with a context.
 //!
 //! A client trusts the one authority in its context and whatever node of that cluster it reaches;

@@ -9,7 +9,7 @@
 //! * [`command`] and [`catalog`]: how declarations change, and what is refused.
 //! * [`health`]: what a node has observed about its real servers.
 //! * [`table`]: what a kernel's IPVS table holds, in the kernel's own terms, foreign entries too.
-//! * [`difference`]: the steps from one catalog to another.
+//! * [`mod@difference`]: the steps from one catalog to another.
 //! * [`events`]: the catalog's recent history, for watches.
 //! * [`access`] and [`audit`]: who may change what, and who did.
 //! * [`store`]: the answers a catalog store can give.
