@@ -1,6 +1,5 @@
 //! One change of a large catalog, until the kernels of three nodes have it.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::workload::{PORT, Workload, load, server};
 use super::{percentile, row};
-use crate::lab::{Host, Lab, Shape};
+use crate::lab::{Lab, Shape};
 use crate::merlin::Merlin;
 use crate::poll::eventually;
 
@@ -101,8 +100,9 @@ fn measure(lab: &Lab, scale: Scale) -> Result<Vec<String>> {
     let mut kernels = Vec::new();
     let mut clients = Vec::new();
     for node in &nodes {
-        await_complete(node.host(), workload)?;
-        kernels.push(node.host().namespace.enter(|| Ok(Kernel::open()?))?);
+        let mut kernel = node.host().namespace.enter(|| Ok(Kernel::open()?))?;
+        await_complete(&mut kernel, workload)?;
+        kernels.push(kernel);
         clients.push(self::client(&runtime, node)?);
     }
 
@@ -152,15 +152,16 @@ fn client(runtime: &Runtime, node: &Merlin<'_>) -> Result<MerlinClient<Channel>>
     Ok(MerlinClient::new(channel))
 }
 
-fn await_complete(host: &Host, workload: Workload) -> Result<()> {
+/// Asks the kernel, not `/proc/net/ip_vs`: where several namespaces have services, that list leaves
+/// some out, since it counts those of the others whenever it goes on.
+fn await_complete(kernel: &mut Kernel, workload: Workload) -> Result<()> {
     let wanted = usize::from(workload.services) + workload.rules();
-    host.namespace.enter(|| {
-        eventually(LOAD, || {
-            let table = std::fs::read_to_string(Path::new("/proc/thread-self/net/ip_vs"))?;
-            let found = table.lines().count().saturating_sub(3);
-            ensure!(found == wanted, "{found} of {wanted} rules");
-            Ok(())
-        })
+    eventually(LOAD, || {
+        let table = kernel.dump()?;
+        let rules = |entry: &merlin_model::table::Entry| 1 + entry.destinations.len();
+        let found: usize = table.services.values().map(rules).sum();
+        ensure!(found == wanted, "{found} of {wanted} rules");
+        Ok(())
     })
 }
 
