@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 /// What the build itself runs: a C compiler for the cryptography, and the compiler of protobuf
-/// files for etcd's.
-pub(crate) const BUILD: &[&str] = &["gcc", "libc6-dev", "protobuf-compiler"];
+/// files for etcd's, with the files that those import.
+pub(crate) const BUILD: &[&str] = &["gcc", "libc6-dev", "libprotobuf-dev", "protobuf-compiler"];
 
 /// A guest with a real IPVS kernel, and what the demo runs in it.
 pub(crate) const GUEST: &[&str] = &[
