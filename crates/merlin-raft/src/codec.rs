@@ -49,28 +49,37 @@ pub(crate) fn decode_entry(bytes: Bytes) -> Result<Entry, DecodeError> {
 pub(crate) fn log_id_to_proto(id: &LogId) -> log::LogId {
     log::LogId {
         term: id.leader_id.term,
-        node: id.leader_id.node_id,
         index: id.index,
     }
 }
 
 pub(crate) fn log_id_from_proto(id: &log::LogId) -> LogId {
-    LogId::new(CommittedLeaderId::new(id.term, id.node), id.index)
+    log_id(id.term, id.index)
 }
 
 pub(crate) fn vote_to_proto(vote: &Vote) -> log::Vote {
     log::Vote {
         term: vote.leader_id.term,
-        node: vote.leader_id.node_id,
+        node: vote.leader_id.voted_for.unwrap_or_default(),
         committed: vote.committed,
     }
 }
 
 pub(crate) fn vote_from_proto(vote: &log::Vote) -> Vote {
-    if vote.committed {
-        Vote::new_committed(vote.term, vote.node)
+    ballot(vote.term, vote.node, vote.committed)
+}
+
+/// A position as consensus has it. A term has one leader, so the term alone tells who wrote it.
+pub(crate) fn log_id(term: u64, index: u64) -> LogId {
+    LogId::new(CommittedLeaderId::new(term, 0), index)
+}
+
+/// A vote as consensus has it. A vote for nobody exists in term 0 only, where it loses to any other.
+pub(crate) fn ballot(term: u64, node: u64, committed: bool) -> Vote {
+    if committed {
+        Vote::new_committed(term, node)
     } else {
-        Vote::new(vote.term, vote.node)
+        Vote::new(term, node)
     }
 }
 
@@ -148,8 +157,7 @@ mod tests {
     use super::*;
 
     fn log_id() -> impl Strategy<Value = LogId> {
-        any::<(u64, u64, u64)>()
-            .prop_map(|(term, node, index)| LogId::new(CommittedLeaderId::new(term, node), index))
+        any::<(u64, u64)>().prop_map(|(term, index)| super::log_id(term, index))
     }
 
     fn membership() -> impl Strategy<Value = Membership> {
@@ -184,10 +192,9 @@ mod tests {
         }
 
         #[test]
-        fn positions_and_votes_survive_their_encoding(id in log_id(), committed: bool) {
+        fn positions_and_votes_survive_their_encoding(id in log_id(), node: u64, committed: bool) {
             prop_assert_eq!(log_id_from_proto(&log_id_to_proto(&id)), id);
-            let (term, node) = (id.leader_id.term, id.leader_id.node_id);
-            let vote = if committed { Vote::new_committed(term, node) } else { Vote::new(term, node) };
+            let vote = ballot(id.leader_id.term, node, committed);
             prop_assert_eq!(vote_from_proto(&vote_to_proto(&vote)), vote);
         }
 

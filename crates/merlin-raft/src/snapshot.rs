@@ -4,11 +4,11 @@
 //! <dir>/<index>.snap, integers big endian
 //!
 //!    8  magic "MERLINSN"
-//!    4  format, 1
+//!    4  format, 2
 //!   16  cluster id          zero before the cluster is founded
 //!    8  incarnation
 //!    1  whether a log position follows that means anything
-//!   24  log position: term, node, index
+//!   16  log position: term, index
 //!    8  catalog revision
 //!    8  length of the body
 //!    n  body: merlin.log.v1.Snapshot
@@ -30,18 +30,17 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use merlin_proto::log;
-use openraft::CommittedLeaderId;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::codec::DecodeError;
+use crate::codec::{self, DecodeError};
 use crate::identity::ClusterId;
 use crate::state::State;
 use crate::typ::{LogId, Snapshot, SnapshotData, SnapshotMeta};
 
 const MAGIC: &[u8; 8] = b"MERLINSN";
-pub(crate) const FORMAT: u32 = 1;
-const HEADER: usize = 8 + 4 + 16 + 8 + 1 + 24 + 8 + 8;
+pub(crate) const FORMAT: u32 = 2;
+const HEADER: usize = 8 + 4 + 16 + 8 + 1 + 16 + 8 + 8;
 const DIGEST: usize = 32;
 
 /// How many are kept.
@@ -60,7 +59,7 @@ pub enum FormatError {
         "it was written by a newer merlin: format {found}, this one knows {FORMAT}; use that version"
     )]
     Newer { found: u32 },
-    #[error("its format {found} is none that was ever written")]
+    #[error("its format {found} is none that any release wrote")]
     Format { found: u32 },
     #[error("its content is not understood")]
     Content(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -112,7 +111,6 @@ pub(crate) fn encode(state: &State) -> Bytes {
     bytes.put_u8(state.applied.is_some().into());
     let last = state.applied.unwrap_or_default();
     bytes.put_u64(last.leader_id.term);
-    bytes.put_u64(last.leader_id.node_id);
     bytes.put_u64(last.index);
     bytes.put_u64(state.catalog.revision().0);
     bytes.put_u64(length as u64);
@@ -134,8 +132,7 @@ pub(crate) fn inspect(bytes: &Bytes) -> Result<(Header, Bytes), FormatError> {
     rest.copy_to_slice(&mut cluster);
     let incarnation = rest.get_u64();
     let positioned = rest.get_u8() != 0;
-    let leader = CommittedLeaderId::new(rest.get_u64(), rest.get_u64());
-    let last = LogId::new(leader, rest.get_u64());
+    let last = codec::log_id(rest.get_u64(), rest.get_u64());
     let revision = rest.get_u64();
     let length = usize::try_from(rest.get_u64()).map_err(|_| FormatError::Incomplete)?;
     if rest.len() != length.saturating_add(DIGEST) {
@@ -194,10 +191,7 @@ pub(crate) fn meta(state: &State) -> SnapshotMeta {
     SnapshotMeta {
         last_log_id: state.applied,
         last_membership: state.membership.clone(),
-        snapshot_id: format!(
-            "{}-{}-{}",
-            last.leader_id.term, last.leader_id.node_id, last.index
-        ),
+        snapshot_id: format!("{}-{}", last.leader_id.term, last.index),
     }
 }
 

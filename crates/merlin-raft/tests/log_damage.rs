@@ -18,11 +18,7 @@ const VOTE: Ballot = Ballot {
 };
 
 fn record(index: u64) -> Record {
-    let position = Position {
-        term: 3,
-        node: 2,
-        index,
-    };
+    let position = Position { term: 3, index };
     let size = 200 + usize::try_from(index).unwrap() * 331 % 6000;
     let bytes = index.to_le_bytes().repeat(size / 8).into();
     Record { position, bytes }
@@ -223,12 +219,12 @@ fn a_log_in_use_is_refused() {
 fn a_log_of_a_newer_version_is_refused() {
     let dir = log();
     let db = sled::open(dir.path().join("sled")).unwrap();
-    db.insert(b"\0format", &2u32.to_be_bytes()).unwrap();
+    db.insert(b"\0format", &3u32.to_be_bytes()).unwrap();
     db.flush().unwrap();
     drop(db);
     let error = open_error(dir.path());
     assert!(
-        matches!(error, OpenError::Format { found: 2, .. }),
+        matches!(error, OpenError::Format { found: 3, .. }),
         "{error}"
     );
 }

@@ -74,8 +74,8 @@ impl Model {
     }
 
     fn position(&self, index: u64) -> Position {
-        let (term, node) = (self.term, self.term % 3);
-        Position { term, node, index }
+        let term = self.term;
+        Position { term, index }
     }
 }
 

@@ -39,11 +39,7 @@ pub(crate) fn record(index: u64) -> Record {
 
 fn position(index: u64) -> Position {
     let term = 1 + index / 50;
-    Position {
-        term,
-        node: 1 + term % 3,
-        index,
-    }
+    Position { term, index }
 }
 
 fn vote(index: u64) -> Ballot {

@@ -12,20 +12,19 @@ const MAX_RECORD: usize = MAX_PAYLOAD + 1024;
 
 /// Longest value in the database; the head of the module says why.
 const CHUNK: usize = 4096;
-const HEADER: usize = 4 + 4 + 4 + 2 + 8 + 8;
+const HEADER: usize = 4 + 4 + 4 + 2 + 8;
 
 const META: u8 = 0x00;
 const ENTRY: u8 = 0x01;
 const ENTRY_KEY: usize = 1 + 8 + 2;
 
 /// The version of everything described at the head of the module.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
-/// Where in the log: an index and the leader that wrote it. Ordered as consensus orders them.
+/// Where in the log: an index, and the term whose one leader wrote it. Ordered as consensus does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     pub term: u64,
-    pub node: u64,
     pub index: u64,
 }
 
@@ -35,12 +34,13 @@ impl fmt::Display for Position {
     }
 }
 
-/// The vote of this node: the highest leader it promised to follow.
+/// The vote of this node: the highest leader it promised to follow. Ordered as votes follow each
+/// other: within a term, the leader that a quorum chose replaces a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ballot {
     pub term: u64,
-    pub node: u64,
     pub committed: bool,
+    pub node: u64,
 }
 
 impl fmt::Display for Ballot {
@@ -86,19 +86,17 @@ pub(super) type Write = (Vec<u8>, Option<Vec<u8>>);
 
 impl Position {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(24);
+        let mut out = Vec::with_capacity(16);
         out.put_u64(self.term);
-        out.put_u64(self.node);
         out.put_u64(self.index);
         out
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; 24] = bytes.try_into().ok()?;
+        let bytes: &[u8; 16] = bytes.try_into().ok()?;
         Some(Self {
             term: be_u64(bytes, 0),
-            node: be_u64(bytes, 8),
-            index: be_u64(bytes, 16),
+            index: be_u64(bytes, 8),
         })
     }
 }
@@ -181,11 +179,10 @@ impl Record {
 
     /// The checksum of this entry after one with the checksum `before`.
     pub(super) fn checksum(&self, before: u32) -> u32 {
-        let mut place = Vec::with_capacity(28);
+        let mut place = Vec::with_capacity(20);
         place.put_u32(before);
         place.put_u64(self.position.index);
         place.put_u64(self.position.term);
-        place.put_u64(self.position.node);
         crc32c::crc32c_append(crc32c::crc32c(&place), &self.bytes)
     }
 
@@ -204,7 +201,6 @@ impl Record {
         first.put_u32(checksum);
         first.put_u16(chunks);
         first.put_u64(self.position.term);
-        first.put_u64(self.position.node);
         first.put_slice(head);
 
         let index = self.position.index;
@@ -232,7 +228,6 @@ impl Header {
         let header = first_chunk.get(..HEADER)?;
         let position = Position {
             term: be_u64(header, 14),
-            node: be_u64(header, 22),
             index,
         };
         Some(Self {

@@ -8,7 +8,7 @@
 //!
 //! Two slots written in turn, so that a torn write leaves the one before:
 //! ```text
-//! u64 index  u64 term  u64 node  4 zero bytes  u32 crc32c of the 28 bytes before
+//! u64 index  u64 term  12 zero bytes  u32 crc32c of the 28 bytes before
 //! ```
 
 use std::fs::File;
@@ -62,7 +62,6 @@ fn encode(position: Position) -> [u8; SLOT] {
     let mut out = [0; SLOT];
     out[0..8].copy_from_slice(&position.index.to_be_bytes());
     out[8..16].copy_from_slice(&position.term.to_be_bytes());
-    out[16..24].copy_from_slice(&position.node.to_be_bytes());
     let sum = crc32c::crc32c(&out[..SUM]);
     out[SUM..].copy_from_slice(&sum.to_be_bytes());
     out
@@ -73,7 +72,6 @@ fn decode(slot: &[u8]) -> Option<Position> {
     sound.then(|| Position {
         index: be_u64(slot, 0),
         term: be_u64(slot, 8),
-        node: be_u64(slot, 16),
     })
 }
 
@@ -82,11 +80,7 @@ mod tests {
     use super::*;
 
     fn at(index: u64) -> Position {
-        Position {
-            term: 3,
-            node: 2,
-            index,
-        }
+        Position { term: 3, index }
     }
 
     #[test]

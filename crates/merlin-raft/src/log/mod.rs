@@ -12,7 +12,7 @@
 //! <dir>/sled.found/     while the log is being opened: sled/ as it was found (keepsake.rs)
 //!
 //! key                               value (integers are big endian)
-//! 00 "format"                       u32, 1
+//! 00 "format"                       u32, 2
 //! 00 "start"                        u64, first index, where the log did not begin at 0
 //! 00 "purged"                       position: entries up to here are gone on purpose
 //! 00 "committed"                    position: entries up to here are known to be committed
@@ -20,9 +20,9 @@
 //! 01 <index u64> 0000               entry header, then the first bytes of the entry
 //! 01 <index u64> <chunk u16>        the next bytes; a value is never longer than 4 KiB
 //!
-//! position      = u64 term, u64 node, u64 index
-//! entry header  = u32 length, u32 crc32c of the entry before, u32 crc32c, u16 chunks, u64 term,
-//!                 u64 node (a checksum covers the one before, index, term, node and bytes)
+//! position      = u64 term, u64 index
+//! entry header  = u32 length, u32 crc32c of the entry before, u32 crc32c, u16 chunks, u64 term
+//!                 (a checksum covers the one before, index, term and bytes)
 //! ```
 //!
 //! # Invariants

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
-use openraft::{AnyError, CommittedLeaderId, RaftLogReader, StorageIOError};
+use openraft::{AnyError, RaftLogReader, StorageIOError};
 
 use super::engine::LogEngine;
 use super::error::{OpenError, WriteError};
@@ -110,7 +110,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let ballot = Ballot {
             term: vote.leader_id.term,
-            node: vote.leader_id.node_id,
+            node: vote.leader_id.voted_for.unwrap_or_default(),
             committed: vote.committed,
         };
         let saved = self.engine.save_vote(ballot).await;
@@ -124,10 +124,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                  term,
                  node,
                  committed,
-             }| match committed {
-                true => Vote::new_committed(term, node),
-                false => Vote::new(term, node),
-            },
+             }| codec::ballot(term, node, committed),
         ))
     }
 
@@ -190,12 +187,10 @@ fn write_failed(error: WriteError) -> StorageError {
 pub(crate) fn position(id: &LogId) -> Position {
     Position {
         term: id.leader_id.term,
-        node: id.leader_id.node_id,
         index: id.index,
     }
 }
 
 fn log_id(position: Position) -> LogId {
-    let leader = CommittedLeaderId::new(position.term, position.node);
-    LogId::new(leader, position.index)
+    codec::log_id(position.term, position.index)
 }

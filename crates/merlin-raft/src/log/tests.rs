@@ -33,11 +33,7 @@ fn the_log_passes_the_suite_of_openraft() {
 }
 
 fn record(index: u64, size: usize) -> Record {
-    let position = Position {
-        term: 1,
-        node: 1,
-        index,
-    };
+    let position = Position { term: 1, index };
     let bytes = vec![9; size].into();
     Record { position, bytes }
 }

@@ -3,8 +3,8 @@
 //!
 //! Two slots written in turn, so that a torn write leaves the one before:
 //! ```text
-//! u64 sequence  u64 next index  u64 term  u64 node  u64 vote term  u64 vote node
-//! u8 vote committed  u8 there is a vote  2 zero bytes  u32 crc32c of the 60 bytes before
+//! u64 sequence  u64 next index  u64 term  u64 vote term  u64 vote node
+//! u8 vote committed  u8 there is a vote  18 zero bytes  u32 crc32c of the 60 bytes before
 //! ```
 //! `next index` is the last index plus one; 0 says that the log is empty.
 
@@ -95,7 +95,6 @@ fn encode(sequence: u64, tip: &Tip) -> [u8; SLOT] {
     rest.put_u64(sequence);
     rest.put_u64(tip.last.map_or(0, |last| last.index + 1));
     rest.put_u64(tip.last.map_or(0, |last| last.term));
-    rest.put_u64(tip.last.map_or(0, |last| last.node));
     rest.put_u64(tip.vote.map_or(0, |vote| vote.term));
     rest.put_u64(tip.vote.map_or(0, |vote| vote.node));
     rest.put_u8(tip.vote.is_some_and(|vote| vote.committed).into());
@@ -111,13 +110,12 @@ fn decode(slot: &[u8]) -> Option<(u64, Tip)> {
     }
     let last = be_u64(slot, 8).checked_sub(1).map(|index| Position {
         term: be_u64(slot, 16),
-        node: be_u64(slot, 24),
         index,
     });
-    let vote = (slot[49] == 1).then(|| Ballot {
-        term: be_u64(slot, 32),
-        node: be_u64(slot, 40),
-        committed: slot[48] == 1,
+    let vote = (slot[41] == 1).then(|| Ballot {
+        term: be_u64(slot, 24),
+        node: be_u64(slot, 32),
+        committed: slot[40] == 1,
     });
     Some((be_u64(slot, 0), Tip { last, vote }))
 }
@@ -127,11 +125,7 @@ mod tests {
     use super::*;
 
     fn tip(index: u64) -> Tip {
-        let last = Some(Position {
-            term: 7,
-            node: 2,
-            index,
-        });
+        let last = Some(Position { term: 7, index });
         let vote = Some(Ballot {
             term: 8,
             node: 3,
