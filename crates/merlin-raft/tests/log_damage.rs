@@ -140,18 +140,19 @@ fn an_index_snapshot_that_was_being_written_does_no_harm() {
 fn a_log_without_its_data_is_refused() {
     let dir = log();
     fs::remove_dir_all(dir.path().join("sled")).unwrap();
-    let error = open_error(dir.path());
-    assert!(
-        matches!(error, OpenError::Short { last: None, .. }),
-        "{error}"
-    );
     // The second try does not take the empty database of the first one for the log.
+    for _ in 0..2 {
+        let error = open_error(dir.path());
+        assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+        assert!(error.to_string().contains("merlin cluster remove"));
+    }
+    // Nor with a journal from before the first entry.
+    fs::write(dir.path().join("journal"), vec![0; 2 << 20]).unwrap();
     let error = open_error(dir.path());
     assert!(
         matches!(error, OpenError::Short { last: None, .. }),
         "{error}"
     );
-    assert!(error.to_string().contains("merlin cluster remove"));
 }
 
 #[test]
@@ -175,18 +176,39 @@ fn a_log_that_is_an_old_copy_is_refused() {
     let log = LogEngine::open(dir.path()).unwrap();
     log.append(vec![record(LAST + 1)]).wait().unwrap();
     log.close();
-    for name in ["db", "conf"] {
-        fs::copy(
-            old.path().join("sled").join(name),
-            dir.path().join("sled").join(name),
-        )
-        .unwrap();
+    put_back(&dir, &old, &["sled/db", "sled/conf", "journal"]);
+    let error = open_error(dir.path());
+    assert!(matches!(error, OpenError::Short { .. }), "{error}");
+}
+
+#[test]
+fn an_old_copy_of_the_database_is_refused_unless_the_journal_has_the_rest() {
+    let dir = log();
+    let old = copy(dir.path());
+    let newest = |index| {
+        let log = LogEngine::open(dir.path()).unwrap();
+        log.append(vec![record(index)]).wait().unwrap();
+        log.close();
+    };
+    newest(LAST + 1);
+    put_back(&dir, &old, &["sled/db", "sled/conf"]);
+    let log = LogEngine::open(dir.path()).unwrap();
+    assert_eq!(log.last().unwrap().index, LAST + 1);
+    log.close();
+    newest(LAST + 2);
+    put_back(&dir, &old, &["sled/db", "sled/conf"]);
+    let error = open_error(dir.path());
+    assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+}
+
+/// Puts files of an old copy in the place of newer ones.
+fn put_back(dir: &TempDir, old: &TempDir, names: &[&str]) {
+    for name in names {
+        fs::copy(old.path().join(name), dir.path().join(name)).unwrap();
     }
     for snapshot in snapshots(dir.path()) {
         fs::remove_file(snapshot).unwrap();
     }
-    let error = open_error(dir.path());
-    assert!(matches!(error, OpenError::Short { .. }), "{error}");
 }
 
 #[test]
@@ -196,10 +218,7 @@ fn a_log_that_forgot_a_vote_is_refused() {
     let log = LogEngine::open(dir.path()).unwrap();
     log.save_vote(Ballot { term: 9, ..VOTE }).wait().unwrap();
     log.close();
-    fs::copy(data_file(old.path()), data_file(dir.path())).unwrap();
-    for snapshot in snapshots(dir.path()) {
-        fs::remove_file(snapshot).unwrap();
-    }
+    put_back(&dir, &old, &["sled/db", "journal"]);
     let error = open_error(dir.path());
     assert!(matches!(error, OpenError::VoteLost { .. }), "{error}");
 }

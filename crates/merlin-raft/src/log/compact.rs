@@ -14,8 +14,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::batch::Batch;
 use super::recover::{sync_dir, sync_tree};
-use super::writer::{Batch, persist};
 
 /// A file smaller than this is not worth the time.
 const LARGE: u64 = 64 << 20;
@@ -90,11 +90,11 @@ pub(super) fn copy(dir: &Path, db: &sled::Db) -> io::Result<(PathBuf, sled::Db)>
         weight += key.len() + value.len();
         batch.add((key.to_vec(), Some(value.to_vec())));
         if weight >= STEP {
-            persist(&copy, &disk, std::mem::take(&mut batch))?;
+            std::mem::take(&mut batch).persist(&copy, &disk)?;
             weight = 0;
         }
     }
-    persist(&copy, &disk, batch)?;
+    batch.persist(&copy, &disk)?;
     sync_tree(dir, &to, &disk)?;
     Ok((to, copy))
 }

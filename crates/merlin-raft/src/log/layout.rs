@@ -64,6 +64,7 @@ pub(super) enum Meta {
     Purged,
     Committed,
     Vote,
+    Journal,
 }
 
 impl Meta {
@@ -74,6 +75,7 @@ impl Meta {
             Meta::Purged => "purged",
             Meta::Committed => "committed",
             Meta::Vote => "vote",
+            Meta::Journal => "journal",
         };
         [&[META], name.as_bytes()].concat()
     }
@@ -163,8 +165,8 @@ pub(super) fn parse_entry_key(key: &[u8]) -> Option<(u64, u16)> {
 
 /// Whether it is one of the keys that this version knows.
 pub(super) fn is_meta_key(key: &[u8]) -> bool {
-    use Meta::{Committed, Format, Purged, Start, Vote};
-    [Format, Start, Purged, Committed, Vote]
+    use Meta::{Committed, Format, Journal, Purged, Start, Vote};
+    [Format, Start, Purged, Committed, Vote, Journal]
         .iter()
         .any(|meta| meta.key() == key)
 }

@@ -7,6 +7,7 @@
 //! <dir>/lock            held by the running daemon
 //! <dir>/tip             128 bytes: two slots of 64, written in turn; what was acknowledged (tip.rs)
 //! <dir>/committed       two slots of 32, written in turn: what a kill must not undo (mark.rs)
+//! <dir>/journal         2 MiB: what was acknowledged and sled has in memory only (journal.rs)
 //! <dir>/sled/           one sled 0.34 database, default tree; written anew when it is too large
 //! <dir>/aside/          files of sled's that were in the way of opening it; never deleted here
 //! <dir>/sled.found/     while the log is being opened: sled/ as it was found (keepsake.rs)
@@ -17,6 +18,7 @@
 //! 00 "purged"                       position: entries up to here are gone on purpose
 //! 00 "committed"                    position: entries up to here are known to be committed
 //! 00 "vote"                         u64 term, u64 node, u8 committed
+//! 00 "journal"                      u64, up to which generation of the journal all is here
 //! 01 <index u64> 0000               entry header, then the first bytes of the entry
 //! 01 <index u64> <chunk u16>        the next bytes; a value is never longer than 4 KiB
 //!
@@ -32,14 +34,16 @@
 //!   chunk 0 is written last, entries are truncated from the end, `purged` is moved before what
 //!   it covers is removed. So a change may be cut into several batches; what a cut leaves behind
 //!   is recognised and removed at the next start.
-//! - `tip` is never ahead of the database: raised after a write is durable, lowered before a
-//!   truncation begins. A database that has less than `tip` says has lost something that others
-//!   count on, and is refused.
+//! - What is acknowledged is in the journal or in the database, as a power cut would leave them.
+//! - `tip` is never ahead of the two: raised after a write is durable, lowered before a
+//!   truncation begins. A log that has less than `tip` says has lost something that others count
+//!   on, and is refused.
 //!
 //! # Why not plain sled
 //!
 //! - `Tree::flush` of sled 0.34 does not fsync: a power cut loses what it "flushed". The writer
-//!   thread syncs the file through a handle of its own after every flush.
+//!   thread syncs the file through a handle of its own after every flush. Both take time, so they
+//!   are done for many changes at once, and each change is durable in the journal before.
 //! - Pages above 128 KiB go to files that are never synced. Values of at most 4 KiB keep sixteen
 //!   of them, the most sled puts on a page, well below.
 //! - Space is recycled inside the file. Old and new copy of a page must not change within one
@@ -54,14 +58,16 @@
 //! # Threads
 //!
 //! ```text
-//! openraft --Job--> writer thread: batch, flush, fdatasync, then Ack in order
+//! openraft --Job--> writer thread: batch, journal, fdatasync, then Ack in order
 //!    `--- reads --> blocking pool (a tail of recent entries is kept in memory)
 //! ```
 //! No call into sled runs on a thread of the async runtime.
 
+mod batch;
 mod compact;
 mod engine;
 mod error;
+mod journal;
 mod keepsake;
 mod layout;
 mod mark;

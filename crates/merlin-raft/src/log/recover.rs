@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::batch::Batch;
 use super::compact::{self, Limits};
 use super::error::OpenError;
+use super::journal::{self, Journal};
 use super::keepsake::Keepsake;
 use super::layout::{
     Assembler, Ballot, FORMAT, Flaw, Meta, Position, be_u64, is_meta_key, parse_entry_key,
 };
 use super::tip::{self, Tip, TipFile};
-use super::writer::{Batch, Extent, persist};
+use super::writer::Extent;
 use crate::contain::contain;
 
 /// Pages of the database kept in memory.
@@ -35,6 +37,7 @@ pub(super) struct Opened {
     pub(super) db: sled::Db,
     /// The second handle of sled's file: what makes flushed data durable.
     pub(super) disk: File,
+    pub(super) journal: Journal,
     pub(super) tip: TipFile,
     pub(super) extent: Extent,
     pub(super) vote: Option<Ballot>,
@@ -140,7 +143,7 @@ fn is_index(name: &str) -> bool {
 fn open_found(dir: &Path, sled_dir: &Path, lock: File, tip: TipFile) -> Result<Opened, OpenError> {
     let interrupted = |name: &str| is_index(name) && name.ends_with(".generating");
     move_aside(dir, sled_dir, interrupted)?;
-    let (db, contents) = match open_db(dir, sled_dir) {
+    let (db, contents, settled) = match open_db(dir, sled_dir) {
         // sled's index snapshot may be what is broken, and is not needed.
         Err(OpenError::Corrupt { what, .. }) if move_aside(dir, sled_dir, is_index)? > 0 => {
             tracing::warn!(%what, "moved sled's index snapshots aside, reading its whole file");
@@ -156,7 +159,9 @@ fn open_found(dir: &Path, sled_dir: &Path, lock: File, tip: TipFile) -> Result<O
         .open(&data)
         .map_err(|e| OpenError::io("open", &data, e))?;
     sync_tree(dir, sled_dir, &disk).map_err(|e| OpenError::io("sync", dir, e))?;
-    tidy(&db, &disk, &contents).map_err(|e| OpenError::io("write", &data, e))?;
+    tidy(&db, &disk, &contents, settled).map_err(|e| OpenError::io("write", &data, e))?;
+    let journal = Journal::open(dir, settled)
+        .map_err(|e| OpenError::io("open", &dir.join(journal::NAME), e))?;
     tracing::info!(
         entries = contents.entries,
         last = contents.extent.last.map(|last| last.index),
@@ -166,6 +171,7 @@ fn open_found(dir: &Path, sled_dir: &Path, lock: File, tip: TipFile) -> Result<O
         lock,
         db,
         disk,
+        journal,
         tip,
         extent: contents.extent,
         vote: contents.vote,
@@ -193,17 +199,22 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// The tip comes into being before the database, so a database without one has lost it.
+/// Journal and tip come into being before the database, so a database without one has lost it.
 fn open_tip(dir: &Path, sled_dir: &Path) -> Result<TipFile, OpenError> {
     let corrupt = |what: &str| OpenError::Corrupt {
         dir: dir.to_owned(),
         what: what.to_owned(),
     };
     match TipFile::open(dir) {
+        Ok(_) if !Journal::exists(dir) => Err(corrupt("the file `journal` is missing")),
         Ok(tip) => Ok(tip),
-        Err(e) if e.kind() == io::ErrorKind::NotFound && !sled_dir.exists() => TipFile::create(dir)
-            .and_then(|tip| sync_dir(dir).map(|()| tip))
-            .map_err(|e| OpenError::io("create", &dir.join(tip::NAME), e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !sled_dir.exists() => {
+            Journal::create(dir)
+                .map_err(|e| OpenError::io("create", &dir.join(journal::NAME), e))?;
+            TipFile::create(dir)
+                .and_then(|tip| sync_dir(dir).map(|()| tip))
+                .map_err(|e| OpenError::io("create", &dir.join(tip::NAME), e))
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(corrupt("the file `tip` is missing")),
         Err(e) if e.kind() == io::ErrorKind::InvalidData => {
             Err(corrupt("the file `tip` is unreadable"))
@@ -284,8 +295,9 @@ fn await_release_of(dir: &Path, sled_dir: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Opens sled and reads all of it. sled asserts what a damaged file may not fulfil.
-fn open_db(dir: &Path, sled_dir: &Path) -> Result<(sled::Db, Contents), OpenError> {
+/// Opens sled, brings it what the journal has, and reads all of it, with the generation of the
+/// journal up to which it then has everything. sled asserts what a damaged file may not fulfil.
+fn open_db(dir: &Path, sled_dir: &Path) -> Result<(sled::Db, Contents, u64), OpenError> {
     await_release(dir)?;
     let attempt = || {
         let db = sled::Config::new()
@@ -295,8 +307,9 @@ fn open_db(dir: &Path, sled_dir: &Path) -> Result<(sled::Db, Contents), OpenErro
             .flush_every_ms(None)
             .open()
             .map_err(|e| sled_failed(dir, sled_dir, e))?;
+        let settled = replay(dir, sled_dir, &db)?;
         let contents = scan(dir, sled_dir, &db)?;
-        Ok((db, contents))
+        Ok((db, contents, settled))
     };
     contain(attempt).unwrap_or_else(|| {
         Err(OpenError::Corrupt {
@@ -304,6 +317,38 @@ fn open_db(dir: &Path, sled_dir: &Path) -> Result<(sled::Db, Contents), OpenErro
             what: "the database engine found a contradiction in its file".to_owned(),
         })
     })
+}
+
+/// Brings sled what only the journal has, in memory yet.
+fn replay(dir: &Path, sled_dir: &Path, db: &sled::Db) -> Result<u64, OpenError> {
+    let failed = |e| sled_failed(dir, sled_dir, e);
+    let corrupt = |what: &str| OpenError::Corrupt {
+        dir: dir.to_owned(),
+        what: what.to_owned(),
+    };
+    let settled = match db.get(Meta::Journal.key()).map_err(failed)? {
+        Some(bytes) if bytes.len() == 8 => be_u64(&bytes, 0),
+        Some(_) => return Err(corrupt("the generation of the journal is malformed")),
+        None => 0,
+    };
+    let batches = Journal::read(dir, settled).map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidData => corrupt("the database is older than the journal"),
+        _ => OpenError::io("read", &dir.join(journal::NAME), e),
+    })?;
+    if batches.is_empty() {
+        return Ok(settled);
+    }
+    // What a process that was killed wrote meanwhile must not come on top of this between two
+    // syncs.
+    let data = sled_dir.join("db");
+    let synced = File::options().write(true).open(&data);
+    let synced = synced.and_then(|disk| disk.sync_data());
+    synced.map_err(|e| OpenError::io("sync", &data, e))?;
+    for batch in batches {
+        let applied = batch.apply(db);
+        applied.map_err(|e| OpenError::io("write", &data, e))?;
+    }
+    Ok(settled + 1)
 }
 
 fn sled_failed(dir: &Path, sled_dir: &Path, error: sled::Error) -> OpenError {
@@ -516,18 +561,19 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn tidy(db: &sled::Db, disk: &File, contents: &Contents) -> io::Result<()> {
+fn tidy(db: &sled::Db, disk: &File, contents: &Contents, settled: u64) -> io::Result<()> {
+    let mut batch = Batch::default();
     if contents.new {
-        let mut batch = Batch::default();
         batch.add((Meta::Format.key(), Some(FORMAT.to_be_bytes().to_vec())));
-        persist(db, disk, batch)?;
     }
+    batch.add((Meta::Journal.key(), Some(settled.to_be_bytes().to_vec())));
+    batch.persist(db, disk)?;
     for keys in contents.leftovers.chunks(SWEEP) {
         let mut batch = Batch::default();
         for key in keys {
             batch.add((key.clone(), None));
         }
-        persist(db, disk, batch)?;
+        batch.persist(db, disk)?;
     }
     Ok(())
 }

@@ -8,8 +8,7 @@ use tempfile::TempDir;
 
 use super::compact::{self, Limits};
 use super::layout::{Ballot, Meta, Position, Record, Write, chunk_key};
-use super::recover;
-use super::{LogEngine, LogStore};
+use super::{LogEngine, LogStore, OpenError, journal, recover};
 use crate::snapshot::Snapshots;
 use crate::state::{State, StateMachine};
 use crate::typ::{StorageError, TypeConfig};
@@ -208,4 +207,53 @@ fn a_log_is_written_anew_when_it_is_large_and_mostly_empty() {
     assert!(!limits.exceeded(64 * mib, 0));
     assert!(!limits.exceeded(65 * mib, 5 * mib));
     assert!(limits.exceeded(65 * mib, 4 * mib));
+}
+
+/// The files of a log as they are while it is open: what the next process finds after a kill.
+fn killed(log: &TempDir) -> TempDir {
+    fn copy(from: &std::path::Path, to: &std::path::Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            let to = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                copy(&entry.path(), &to);
+            } else {
+                std::fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    copy(log.path(), dir.path());
+    dir
+}
+
+#[test]
+fn what_only_the_journal_has_is_there_for_the_next_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = LogEngine::open(dir.path()).unwrap();
+    for index in 0..5 {
+        log.append(vec![record(index, 5000)]).wait().unwrap();
+    }
+    log.truncate(3).wait().unwrap();
+    log.append(vec![record(3, 7)]).wait().unwrap();
+    log.save_vote(VOTE).wait().unwrap();
+    log.purge(record(0, 0).position).wait().unwrap();
+
+    let found = killed(&dir);
+    // Killed again before it wrote anything, and again.
+    for found in [killed(&found), killed(&found), found] {
+        let log = LogEngine::open(found.path()).unwrap();
+        let records = log.reader().read(0..u64::MAX, usize::MAX).unwrap();
+        assert_eq!(records, [record(1, 5000), record(2, 5000), record(3, 7)]);
+        assert_eq!(log.vote(), Some(VOTE));
+    }
+}
+
+#[test]
+fn a_log_without_its_journal_is_refused() {
+    let dir = outgrown();
+    std::fs::remove_file(dir.path().join(journal::NAME)).unwrap();
+    let error = LogEngine::open(dir.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains("journal"), "{error}");
 }

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::batch::Batch;
 use super::engine::Shared;
 use super::error::WriteError;
+use super::journal::Journal;
 use super::layout::{
     Ballot, Header, MAX_PAYLOAD, Meta, Position, Record, Write, chunk_key, entry_key,
     parse_entry_key,
@@ -26,6 +28,9 @@ use crate::mutants::{self, Mutant};
 /// replaces its contents was *written* one segment further on, and writes about three bytes for
 /// one of ours: below this limit the replacement is also *synced* by then.
 const BATCH: usize = 128 << 10;
+
+/// How long sled may lack what the journal has, in memory.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
 /// How old the tip may become. It only limits what a damaged file can lose unnoticed, so it need
 /// not cost a sync for each write.
@@ -90,6 +95,7 @@ struct Stored {
 pub(super) struct Writer {
     db: sled::Db,
     disk: File,
+    journal: Journal,
     tip: TipFile,
     _lock: File,
     shared: Arc<Shared>,
@@ -99,6 +105,9 @@ pub(super) struct Writer {
     checksum: u32,
     batch: Batch,
     weight: usize,
+    /// Of what only the journal makes durable, and since when.
+    unsettled: usize,
+    unsettled_since: Option<Instant>,
     /// Complete changes whose last write is in `batch` or before.
     waiting: Vec<Done>,
     /// When `batch` must be written although nobody waits.
@@ -108,64 +117,12 @@ pub(super) struct Writer {
     failure: Option<WriteError>,
 }
 
-/// Writes that become durable together. A write alone, which an entry mostly is, needs no batch of
-/// sled's: that would cost it a record and a sync of its own.
-#[derive(Debug, Default)]
-pub(super) enum Batch {
-    #[default]
-    Empty,
-    One(Write),
-    Many(sled::Batch),
-}
-
-impl Batch {
-    pub(super) fn add(&mut self, write: Write) {
-        *self = match std::mem::take(self) {
-            Self::Empty => Self::One(write),
-            Self::One(first) => {
-                let mut batch = sled::Batch::default();
-                put(&mut batch, first);
-                put(&mut batch, write);
-                Self::Many(batch)
-            }
-            Self::Many(mut batch) => {
-                put(&mut batch, write);
-                Self::Many(batch)
-            }
-        };
-    }
-}
-
-fn put(batch: &mut sled::Batch, (key, value): Write) {
-    match value {
-        Some(value) => batch.insert(key, value),
-        None => batch.remove(key),
-    }
-}
-
-/// Applies a batch and returns when it would survive a power cut.
-pub(super) fn persist(db: &sled::Db, disk: &File, batch: Batch) -> io::Result<()> {
-    match batch {
-        Batch::Empty => {}
-        Batch::One((key, Some(value))) => drop(db.insert(key, value)?),
-        Batch::One((key, None)) => drop(db.remove(key)?),
-        Batch::Many(batch) => db.apply_batch(batch)?,
-    }
-    if mutants::active(Mutant::AckBeforeFlush) {
-        return Ok(());
-    }
-    db.flush()?;
-    if mutants::active(Mutant::FlushWithoutSync) {
-        return Ok(());
-    }
-    disk.sync_data()
-}
-
 impl Writer {
     pub(super) fn new(opened: Opened, shared: Arc<Shared>) -> Self {
         Self {
             db: opened.db,
             disk: opened.disk,
+            journal: opened.journal,
             tip: opened.tip,
             _lock: opened.lock,
             shared,
@@ -174,6 +131,8 @@ impl Writer {
             checksum: opened.checksum,
             batch: Batch::default(),
             weight: 0,
+            unsettled: 0,
+            unsettled_since: None,
             waiting: Vec::new(),
             lazy: None,
             tip_written: Instant::now(),
@@ -207,6 +166,12 @@ impl Writer {
             if !self.waiting.is_empty() || self.lazy.is_none() {
                 self.attempt(Self::commit);
             }
+            if self
+                .unsettled_since
+                .is_some_and(|since| since.elapsed() >= SETTLE_EVERY)
+            {
+                self.attempt(Self::settle);
+            }
             if self.tip_is_old() && self.tip_written.elapsed() >= TIP_EVERY {
                 self.attempt(Self::raise_tip);
             }
@@ -215,7 +180,11 @@ impl Writer {
     }
 
     fn close(mut self) -> bool {
-        self.attempt(|writer| writer.commit().and_then(|()| writer.raise_tip()));
+        self.attempt(|writer| {
+            writer.commit()?;
+            writer.settle()?;
+            writer.raise_tip()
+        });
         if self.failure.is_some() {
             // sled syncs its file when it goes, and panics where that fails. It may stay open
             // instead: a store that has failed ends with the process.
@@ -227,7 +196,8 @@ impl Writer {
     /// When to act without being asked to.
     fn deadline(&self) -> Option<Instant> {
         let tip = self.tip_is_old().then(|| self.tip_written + TIP_EVERY);
-        [self.lazy, tip].into_iter().flatten().min()
+        let settle = self.unsettled_since.map(|since| since + SETTLE_EVERY);
+        [self.lazy, tip, settle].into_iter().flatten().min()
     }
 
     fn take(&mut self, change: Change, done: Done) {
@@ -263,6 +233,7 @@ impl Writer {
             self.failure = Some(error.clone());
         }
         self.lazy = None;
+        self.unsettled_since = None;
         for done in self.waiting.drain(..) {
             let _ = done.send(Err(error.clone()));
         }
@@ -418,11 +389,18 @@ impl Writer {
     /// Makes durable what is in the batch, and tells those whose changes are complete with it.
     fn commit(&mut self) -> Result<(), WriteError> {
         if self.weight > 0 {
-            self.weight = 0;
             self.lazy = None;
-            persist(&self.db, &self.disk, std::mem::take(&mut self.batch))?;
+            let weight = std::mem::take(&mut self.weight);
+            let batch = std::mem::take(&mut self.batch);
+            if self.unsettled + weight > BATCH {
+                self.settle()?;
+            }
+            self.journal(&batch)?;
+            batch.apply(&self.db)?;
+            self.unsettled += weight;
+            self.unsettled_since.get_or_insert_with(Instant::now);
             // What is durable in a file without a name is gone with this process.
-            if self.disk.metadata()?.nlink() == 0 {
+            if self.journal.is_removed()? {
                 return Err(WriteError::Removed);
             }
         }
@@ -431,6 +409,37 @@ impl Writer {
             // A receiver that is gone has lost interest, which is its right.
             let _ = done.send(Ok(()));
         }
+        Ok(())
+    }
+
+    /// Returns when the batch would survive a power cut.
+    fn journal(&mut self, batch: &Batch) -> Result<(), WriteError> {
+        if mutants::active(Mutant::AckBeforeFlush) || self.journal.append(batch)? {
+            return Ok(());
+        }
+        self.settle()?;
+        match self.journal.append(batch)? {
+            true => Ok(()),
+            // It is far smaller than the journal.
+            false => Err(io::Error::from(io::ErrorKind::StorageFull).into()),
+        }
+    }
+
+    /// Makes durable in sled what the journal has.
+    fn settle(&mut self) -> Result<(), WriteError> {
+        if self.unsettled == 0 {
+            return Ok(());
+        }
+        let generation = self.journal.generation();
+        let mut batch = Batch::default();
+        batch.add((Meta::Journal.key(), Some(generation.to_be_bytes().to_vec())));
+        batch.persist(&self.db, &self.disk)?;
+        if self.disk.metadata()?.nlink() == 0 {
+            return Err(WriteError::Removed);
+        }
+        self.journal.begin_anew();
+        self.unsettled = 0;
+        self.unsettled_since = None;
         Ok(())
     }
 
