@@ -1,6 +1,8 @@
 //! How many writes a store commits, each of them durable on a quorum before it is acknowledged.
 //!
-//! Clients write one after the other, each on a connection of its own, spread over all nodes.
+//! Clients write one after the other, each on a connection of its own, spread over all nodes. What
+//! the same clients get of the same nodes for a call that asks no store says how much of it gRPC
+//! takes, on a machine whose processors clients and nodes share.
 
 use std::time::{Duration, Instant};
 
@@ -78,8 +80,18 @@ pub async fn compare(nodes: usize, scale: &Scale) -> Result<Vec<String>> {
             }
         }
         let (ours, theirs) = (median(ours)?, median(theirs)?);
+        let mut callers = Vec::new();
+        for slot in 0..clients {
+            callers.push(merlin.caller(usize::from(slot) % merlin.nodes()).await?);
+        }
+        let alone = count(callers, scale.time).await?;
         let title = format!("writes, {nodes} node(s), {clients} client(s)");
-        for (name, figures) in [(Merlin::NAME, &ours), (Etcd::NAME, &theirs)] {
+        let rows = [
+            (Merlin::NAME, &ours),
+            (Etcd::NAME, &theirs),
+            ("merlin, a call without a write", &alone),
+        ];
+        for (name, figures) in rows {
             lines.push(rate_row(
                 &title,
                 name,
@@ -110,6 +122,12 @@ async fn measure<S: Store>(store: &S, clients: u16, time: Duration) -> Result<Fi
         let node = usize::from(slot) % store.nodes();
         writers.push(store.writer(node, slot).await?);
     }
+    let counted = count(writers, time).await;
+    counted.with_context(|| format!("writing to {}", S::NAME))
+}
+
+/// What so many writers do in this time.
+async fn count<W: Writer>(writers: Vec<W>, time: Duration) -> Result<Figures> {
     // Connections warm up before anything counts.
     let from = Instant::now() + time / 5;
     let to = from + time;
@@ -133,11 +151,10 @@ async fn measure<S: Store>(store: &S, clients: u16, time: Duration) -> Result<Fi
     }
     let mut latencies = Vec::new();
     while let Some(writer) = running.join_next().await {
-        let written = writer?.with_context(|| format!("writing to {}", S::NAME))?;
-        latencies.extend(written);
+        latencies.extend(writer??);
     }
     let writes = latencies.len();
-    ensure!(writes > 0, "{} committed nothing in {time:?}", S::NAME);
+    ensure!(writes > 0, "nothing was done in {time:?}");
     Ok(Figures {
         writes,
         time,

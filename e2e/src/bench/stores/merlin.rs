@@ -12,6 +12,8 @@ use merlin_proto::v1::{NodeStatus, StatusRequest};
 use tempfile::TempDir;
 use tonic::Code;
 use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 use super::{
     Daemon, Store, Timers, Writer, connect, directory, eventually, free_addresses, output,
@@ -126,6 +128,12 @@ impl Merlin {
 
     pub async fn client(&self, node: usize) -> Result<MerlinClient<Channel>> {
         Ok(MerlinClient::new(connect(self.nodes[node].api).await?))
+    }
+
+    /// Somebody who asks a node for what it answers by itself.
+    pub async fn caller(&self, node: usize) -> Result<Caller> {
+        let channel = connect(self.nodes[node].api).await?;
+        Ok(Caller(HealthClient::new(channel)))
     }
 
     /// A node's view of itself.
@@ -256,5 +264,16 @@ impl Writer for Change {
             Err(status) if status.code() == Code::Aborted => Err(status).context("a conflict"),
             Err(status) => Err(status.into()),
         }
+    }
+}
+
+/// Asks for the health of the node.
+#[derive(Debug, Clone)]
+pub struct Caller(HealthClient<Channel>);
+
+impl Writer for Caller {
+    async fn write(&mut self, _: u16) -> Result<()> {
+        self.0.check(HealthCheckRequest::default()).await?;
+        Ok(())
     }
 }
