@@ -453,6 +453,20 @@ fn a_node_that_takes_back_its_vote_is_caught() {
     }
 }
 
+#[test]
+fn two_leaders_of_one_term_are_caught() {
+    assert_caught(Law::LeadersSucceed, |history, _| {
+        for (node, leader) in [(1, 1), (2, 3)] {
+            history.led.push(Led {
+                at: 5,
+                node,
+                term: 9_999,
+                leader,
+            });
+        }
+    });
+}
+
 /// Changes the table of a sample that has a server in it.
 fn spoil(history: &mut History, dice: &mut StdRng, spoil: impl FnOnce(&mut BTreeMap<Serial, u32>)) {
     loop {
