@@ -9,6 +9,7 @@ mod catalog;
 mod cluster;
 mod dataplane;
 mod drift;
+mod etcd;
 mod forwarding;
 mod health;
 mod lab;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         health::cases(),
         restart::cases(),
         cluster::cases(),
+        etcd::cases(),
     ];
     runner::main(cases.into_iter().flatten().collect())
 }
