@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::network::checked;
 
@@ -15,6 +15,9 @@ use super::network::checked;
 const SIZE: &str = "192M";
 /// Room for the image twice: once as it is, once as a power cut left it.
 const BACKING: &str = "size=448M";
+
+/// How often a disk is filled again in which something made room.
+const FILLINGS: usize = 20;
 
 #[derive(Debug)]
 pub struct Disk {
@@ -85,11 +88,16 @@ impl Disk {
 
     /// Takes all free space.
     pub fn fill(&self) -> Result<()> {
-        let filler = self.mount.join("filler");
-        fill(&filler)?;
-        let probe = fs::write(self.mount.join("probe"), vec![1; 1 << 16]);
-        ensure!(probe.is_err(), "there is still room on a full disk");
-        Ok(())
+        let probe = self.mount.join("probe");
+        // A daemon may remove what it does not need any more in between.
+        for _ in 0..FILLINGS {
+            fill(&self.mount.join("filler"))?;
+            if fs::write(&probe, vec![1; 1 << 16]).is_err() {
+                return Ok(());
+            }
+            fs::remove_file(&probe)?;
+        }
+        bail!("there is still room on a full disk");
     }
 
     pub fn unfill(&self) -> Result<()> {
@@ -165,7 +173,7 @@ impl Disk {
 }
 
 fn fill(filler: &Path) -> Result<()> {
-    let file = fs::File::create(filler)?;
+    let file = fs::File::options().create(true).append(true).open(filler)?;
     for block in [1 << 20, 1 << 12] {
         let mut size = file.metadata()?.len();
         while nix::fcntl::fallocate(
