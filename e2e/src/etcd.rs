@@ -1,6 +1,7 @@
 //! An etcd beside the daemons of the lab: a member on each of some hosts, on their control network.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -119,6 +120,25 @@ impl<'lab> Etcd<'lab> {
         let revision = revision.context("a status without a revision")?;
         self.control(member, &["compact", &revision.to_string()])?;
         Ok(revision)
+    }
+
+    /// Where a member's clients find it.
+    #[must_use]
+    pub fn url(&self, member: usize) -> String {
+        url(&self.hosts[member], CLIENT_PORT)
+    }
+
+    /// What each member counts.
+    pub fn metrics(&self) -> Result<Vec<String>> {
+        let page = |host: &Host| {
+            let target = SocketAddr::new(host.control(), CLIENT_PORT);
+            let asked = host.namespace.enter(|| {
+                let timeout = Duration::from_secs(5);
+                Ok(crate::peer::client::get(target, "/metrics", timeout)?)
+            });
+            asked.map(|(_, page)| page)
+        };
+        self.hosts.iter().map(page).collect()
     }
 
     /// Keeps a copy of everything in a file.

@@ -76,6 +76,11 @@ impl<'lab> Merlin<'lab> {
     /// at the kernel's table once.
     pub fn start(&mut self) -> Result<()> {
         self.launch()?;
+        self.await_ready()
+    }
+
+    /// Waits until a daemon that was launched answers and has looked at the kernel's table once.
+    pub fn await_ready(&mut self) -> Result<()> {
         eventually(START, || {
             self.ensure_running()?;
             self.ready()

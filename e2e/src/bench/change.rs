@@ -154,7 +154,7 @@ fn client(runtime: &Runtime, node: &Merlin<'_>) -> Result<MerlinClient<Channel>>
 
 /// Asks the kernel, not `/proc/net/ip_vs`: where several namespaces have services, that list leaves
 /// some out, since it counts those of the others whenever it goes on.
-fn await_complete(kernel: &mut Kernel, workload: Workload) -> Result<()> {
+pub(super) fn await_complete(kernel: &mut Kernel, workload: Workload) -> Result<()> {
     let wanted = usize::from(workload.services) + workload.rules();
     eventually(LOAD, || {
         let table = kernel.dump()?;
@@ -181,13 +181,13 @@ fn rival(scale: Scale) -> Result<Vec<Duration>> {
     Ok(times)
 }
 
-fn key_of(catalog: &Catalog, service: u16) -> Result<Key> {
+pub(super) fn key_of(catalog: &Catalog, service: u16) -> Result<Key> {
     let id = merlin_model::ServiceId::new(&format!("s{service}"))?;
     let service = catalog.service(&id).context("no such service")?;
     Ok(Key::from(&service.key))
 }
 
-fn await_weight(kernel: &mut Kernel, key: Key, service: u16, weight: u32) -> Result<()> {
+pub(super) fn await_weight(kernel: &mut Kernel, key: Key, service: u16, weight: u32) -> Result<()> {
     let at = DestinationKey::new(Workload::server(service, 0), PORT);
     let deadline = Instant::now() + CHANGE;
     loop {

@@ -9,6 +9,7 @@ pub mod apply;
 pub mod catchup;
 pub mod change;
 pub mod failover;
+pub mod followed;
 pub mod stores;
 pub mod workload;
 pub mod writes;

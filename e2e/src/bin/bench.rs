@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
-use e2e::bench::{Scale, apply, catchup, change, failover, writes};
+use e2e::bench::{Scale, apply, catchup, change, failover, followed, writes};
 use e2e::guest::{self, Guest};
 use e2e::programs;
 use merlin_model::Scheduler;
@@ -47,6 +47,8 @@ enum Name {
     NoOp,
     /// One change, until the kernels of three nodes have it
     Change,
+    /// A catalog in etcd: changes by anybody, requests, and a start
+    Etcd,
     /// Health probes per second and core
     Probes,
     /// Committed writes per second, beside etcd
@@ -59,7 +61,7 @@ enum Name {
     Memory,
 }
 
-const IN_GUEST: [Name; 3] = [Name::Apply, Name::NoOp, Name::Change];
+const IN_GUEST: [Name; 4] = [Name::Apply, Name::NoOp, Name::Change, Name::Etcd];
 
 impl Options {
     fn wants(&self, name: Name) -> bool {
@@ -180,6 +182,15 @@ fn measure_in_guest(options: &Options) -> Result<()> {
         };
         for scale in scales {
             tables.show(change::three_nodes(*scale));
+        }
+    }
+    if options.wants(Name::Etcd) {
+        let scales = match options.quick {
+            true => &followed::QUICK[..],
+            false => &followed::FULL[..],
+        };
+        for scale in scales {
+            tables.show(followed::three_nodes(*scale));
         }
     }
     tables.end()

@@ -148,7 +148,8 @@ fn ask_udp(target: SocketAddr, timeout: Duration) -> io::Result<String> {
 pub fn get(target: SocketAddr, path: &str, timeout: Duration) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&target, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+    // A server may answer 1.1 in chunks.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {target}\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut response = String::new();
     stream.read_to_string(&mut response).map_err(named)?;

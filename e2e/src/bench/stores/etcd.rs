@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use merlin_proto::types::RealServer;
 use prost::Message;
 use tempfile::TempDir;
 use tonic::client::Grpc;
@@ -34,15 +35,31 @@ struct Node {
 
 /// As much of etcd's API as is needed: a handful of fields, by their numbers.
 #[derive(Clone, PartialEq, Message)]
-struct PutRequest {
+pub(in crate::bench) struct PutRequest {
     #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
+    pub(in crate::bench) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
+    pub(in crate::bench) value: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 struct PutResponse {}
+
+/// A transaction without conditions.
+#[derive(Clone, PartialEq, Message)]
+struct TxnRequest {
+    #[prost(message, repeated, tag = "2")]
+    success: Vec<RequestOp>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RequestOp {
+    #[prost(message, optional, tag = "2")]
+    put: Option<PutRequest>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TxnResponse {}
 
 #[derive(Clone, PartialEq, Message)]
 struct StatusRequest {}
@@ -62,6 +79,7 @@ struct Header {
 }
 
 const PUT: &str = "/etcdserverpb.KV/Put";
+const TXN: &str = "/etcdserverpb.KV/Txn";
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
 impl Etcd {
@@ -215,18 +233,35 @@ pub struct Put {
 impl Writer for Put {
     async fn write(&mut self, serial: u16) -> Result<()> {
         let server = workload::server(self.slot, 0, serial.into());
-        let key = server.key.clone().unwrap_or_default();
-        let request = PutRequest {
-            key: format!(
-                "/merlin/servers/{}/{}:{}",
-                server.service_id, key.ip, key.port
-            )
-            .into(),
-            value: server.encode_to_vec(),
-        };
-        let PutResponse {} = call(self.channel.clone(), PUT, request).await?;
-        Ok(())
+        put(&self.channel, PutRequest::of(&server)).await
     }
+}
+
+impl PutRequest {
+    /// A real server, where the earlier system keeps it.
+    pub(in crate::bench) fn of(server: &RealServer) -> Self {
+        let (service, key) = (&server.service_id, server.key.clone().unwrap_or_default());
+        Self {
+            key: format!("/merlin/servers/{service}/{}:{}", key.ip, key.port).into(),
+            value: server.encode_to_vec(),
+        }
+    }
+}
+
+pub(in crate::bench) async fn put(channel: &Channel, record: PutRequest) -> Result<()> {
+    let PutResponse {} = call(channel.clone(), PUT, record).await?;
+    Ok(())
+}
+
+/// In one transaction.
+pub(in crate::bench) async fn put_together(
+    channel: &Channel,
+    records: Vec<PutRequest>,
+) -> Result<()> {
+    let puts = records.into_iter().map(|put| RequestOp { put: Some(put) });
+    let success = puts.collect();
+    let TxnResponse {} = call(channel.clone(), TXN, TxnRequest { success }).await?;
+    Ok(())
 }
 
 async fn call<Q, A>(channel: Channel, path: &'static str, request: Q) -> Result<A>

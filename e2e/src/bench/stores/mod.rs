@@ -20,6 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::programs;
 
 pub use etcd::Etcd;
+pub(super) use etcd::{PutRequest, put, put_together};
 pub use merlin::Merlin;
 
 /// For a store to do anything that is waited for.
