@@ -160,9 +160,14 @@ impl<'lab> Merlin<'lab> {
 
     /// Runs `merlin cluster ...` on this node's host; it must succeed.
     pub fn cluster(&self, words: &str) -> Result<String> {
-        let said = self.tool("merlin", &format!("cluster {words}"))?;
+        self.merlin(&format!("cluster {words}"))
+    }
+
+    /// Runs a command of `merlin` on this node's host; it must succeed.
+    pub fn merlin(&self, words: &str) -> Result<String> {
+        let said = self.tool("merlin", words)?;
         if said.code != Some(0) {
-            bail!("`merlin cluster {words}` on {}: {said:?}", self.host.name());
+            bail!("`merlin {words}` on {}: {said:?}", self.host.name());
         }
         Ok(said.stdout)
     }

@@ -40,6 +40,11 @@ pub(crate) fn cases() -> Vec<Case> {
             shape: THREE,
             run: an_etcd_that_is_gone_or_lost_its_data,
         },
+        Case {
+            name: "etcd::leaving_etcd_for_the_embedded_store_changes_no_kernel",
+            shape: THREE,
+            run: leaving_etcd,
+        },
     ]
 }
 
@@ -245,6 +250,48 @@ fn an_etcd_that_is_gone_or_lost_its_data(lab: &Lab) -> Result<()> {
     site.etcd.begin_anew(Some(&copy))?;
     site.weight = 1;
     site.await_weight(ALL)?;
+    site.change(2, ALL)?;
+    site.end()
+}
+
+/// As the page about coming from the earlier system says.
+fn leaving_etcd(lab: &Lab) -> Result<()> {
+    let mut site = Site::start(lab, 3)?;
+    let watch = |host: &'_ e2e::lab::Host| host.watch_weights();
+    let weights: Vec<_> = lab.balancers.iter().map(watch).collect::<Result<_>>()?;
+    let [first, others @ ..] = &lab.balancers[..] else {
+        unreachable!("a lab of three")
+    };
+    site.nodes[0].stop()?;
+    let mut mover = Merlin::start_new(lab, first, "--reconcile=false")?;
+    let migrate = format!(
+        "migrate --from etcd3 --from-endpoints {} --to raft",
+        site.etcd.endpoints()
+    );
+    let difference = mover.merlin(&format!("{migrate} --dry-run"))?;
+    ensure!(difference.contains("web"), "the dry run: {difference}");
+    ensure!(
+        !mover.meradm("list")?.contains("web"),
+        "the dry run moved something"
+    );
+    mover.merlin(&migrate)?;
+    carry(&site.load, 20)?;
+    mover.stop()?;
+    let founder = Merlin::start_new(lab, first, "")?;
+    for node in &mut site.nodes[1..] {
+        node.stop()?;
+    }
+    site.nodes = founder.join_by(others)?;
+    site.nodes.insert(0, founder);
+    site.nodes[0].await_voters(3)?;
+    // A node looks at its kernel once it has what the others have.
+    carry(&site.load, 100)?;
+    for (host, weights) in lab.balancers.iter().zip(weights) {
+        let weights = weights.stop()?;
+        ensure!(weights.none(), "weights on {}: {weights}", host.name());
+        await_rules(host, &site.rules(1))?;
+    }
+    site.etcd.kill_all()?;
     site.change(2, ALL)?;
     site.end()
 }
