@@ -1,13 +1,12 @@
 //! An etcd that does not let everybody in.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
 use merlin_etcd::{Config, Tls, User};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
 use super::*;
+use crate::support::pki::Pki;
 use crate::support::{self, Etcd, Options, connected};
 
 /// etcd with users: `root`, and `merlin` with what its role may touch.
@@ -84,44 +83,6 @@ async fn a_user_who_may_touch_nothing_but_records_works_without_answers_kept() {
     accepted(&store, named("one", create(1))).await;
     accepted(&store, named("one", delete(1))).await;
     assert!(!holds(&store, 1), "the second was not taken for the first");
-}
-
-/// Files of an authority, and of what it has signed.
-struct Pki {
-    dir: tempfile::TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Pki {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap();
-        std::fs::write(dir.path().join("ca.pem"), certificate.pem()).unwrap();
-        let issuer = Issuer::new(params, key);
-        Self { dir, issuer }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// A certificate for every address of the tests, and its key.
-    fn issue(&self, name: &str, address: Option<IpAddr>) -> (PathBuf, PathBuf) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = address.map(SanType::IpAddress).into_iter().collect();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let paths = (
-            self.path(&format!("{name}.pem")),
-            self.path(&format!("{name}.key")),
-        );
-        std::fs::write(&paths.0, certificate.pem()).unwrap();
-        std::fs::write(&paths.1, key.serialize_pem()).unwrap();
-        paths
-    }
 }
 
 fn tls(ca: &Path, identity: Option<(PathBuf, PathBuf)>) -> Tls {

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "shared by several test programs")]
 
 pub(crate) mod link;
+pub(crate) mod pki;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;

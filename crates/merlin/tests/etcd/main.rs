@@ -9,12 +9,14 @@ mod etcd;
 #[allow(dead_code, reason = "every test uses some of it")]
 mod support;
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use merlin_proto::v1::node_client::NodeClient;
 use merlin_proto::v1::{LiveRequest, StatusRequest};
 use tonic::{Code, Request};
 
+use crate::etcd::pki::Pki;
 use crate::etcd::{Etcd, Options};
 use crate::support::{Daemon, Home, eventually, server, service};
 
@@ -216,4 +218,58 @@ async fn what_etcd_has_not_says_so() {
     let said = String::from_utf8_lossy(&asked.stderr).into_owned();
     assert!(!asked.status.success());
     assert!(said.contains("keeps its catalog in etcd3"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_daemon_and_a_migration_show_certificates() {
+    let pki = Pki::new();
+    let address = etcd::address();
+    let (certificate, key) = pki.issue("server", Some(address.into()));
+    let options = Options {
+        address: Some(address),
+        tls: Some((certificate, key, pki.path("ca.pem"))),
+        ..Options::default()
+    };
+    let guarded = Etcd::cluster(1, &options).await;
+    let (certificate, key) = pki.issue("client", None);
+    let files = [
+        ("ca", pki.path("ca.pem")),
+        ("cert", certificate),
+        ("key", key),
+    ];
+    let shown = |side: &str| -> Vec<String> {
+        let flag = |(what, file): &(&str, PathBuf)| format!("--{side}-{what}={}", file.display());
+        files.iter().map(flag).collect()
+    };
+    let url = guarded.urls()[0].clone();
+    let home = Home::new();
+    let mut flags = vec![format!("--store-endpoints={url}")];
+    flags.extend(shown("store"));
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let _daemon = home.start(&flags);
+    let mut api = home.client().await;
+    api.create_service(service("web", 80)).await.unwrap();
+    api.create_server(server("web", "10.1.0.1", 8080))
+        .await
+        .unwrap();
+    wait_for_table(&home, 1).await;
+
+    let open = Etcd::start().await;
+    let mut client = open.client().await;
+    let migrate = |shown: Vec<String>| {
+        Command::new(env!("CARGO_BIN_EXE_merlin"))
+            .args(["migrate", "--from=etcd3", "--to=etcd3"])
+            .args(["--from-endpoints", &url, "--to-endpoints", &open.urls()[0]])
+            .args(shown)
+            .output()
+            .unwrap()
+    };
+    let refused = migrate(Vec::new());
+    assert!(!refused.status.success(), "without certificates");
+    let moved = migrate(shown("from"));
+    let said = String::from_utf8_lossy(&moved.stderr);
+    assert!(moved.status.success(), "{said}");
+    let options = etcd_client::GetOptions::new().with_prefix();
+    let held = client.get("/merlin/s", Some(options)).await.unwrap();
+    assert_eq!(held.kvs().len(), 2);
 }
