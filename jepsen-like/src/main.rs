@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jepsen_like::history::{History, Serial};
 use jepsen_like::kill::{self, Plan};
-use jepsen_like::lab::enclosure;
+use jepsen_like::lab::{Store, enclosure};
 use jepsen_like::nemesis::Kind;
 use jepsen_like::power::{self, Subject};
 use jepsen_like::report::Verdict;
@@ -77,8 +77,8 @@ struct RunArgs {
     #[arg(long, value_delimiter = ',', default_value = "all")]
     nemesis: Vec<String>,
     /// What the catalog is kept in
-    #[arg(long, default_value = "raft", value_parser = ["raft"])]
-    store: String,
+    #[arg(long, default_value = "raft")]
+    store: Store,
     /// Nodes of the cluster
     #[arg(long, default_value_t = 5)]
     nodes: u8,
@@ -154,7 +154,7 @@ fn try_cluster(args: RunArgs) -> Result<ExitCode> {
 
 fn plan(args: RunArgs, seed: u64) -> Result<run::Plan> {
     let kinds = match args.nemesis.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["all"] => Kind::all(),
+        ["all"] => Kind::all(args.store),
         ["none"] => Vec::new(),
         ref names => {
             let kind = |name: &&str| {
@@ -170,6 +170,7 @@ fn plan(args: RunArgs, seed: u64) -> Result<run::Plan> {
     let plan = run::Plan {
         seed,
         nodes: args.nodes,
+        store: args.store,
         time: Duration::from_secs_f64(args.minutes * 60.0),
         hold: Duration::from_secs_f64(args.hold),
         kinds,

@@ -84,6 +84,29 @@ pub fn judge(view: &impl View, write: &Write) -> Result<bool, Refusal> {
 }
 
 impl Catalog {
+    /// The revisions that its objects tell.
+    pub fn revisions(&self) -> impl Iterator<Item = Revision> {
+        self.services.values().flat_map(|service| {
+            let servers = service.servers.values();
+            let servers = servers.flat_map(|server| [server.created, server.changed]);
+            [service.created, service.changed]
+                .into_iter()
+                .chain(servers)
+        })
+    }
+
+    /// Gives every revision in it another number.
+    pub fn renumber(&mut self, number: impl Fn(Revision) -> Revision) {
+        for service in self.services.values_mut() {
+            service.created = number(service.created);
+            service.changed = number(service.changed);
+            for server in service.servers.values_mut() {
+                server.created = number(server.created);
+                server.changed = number(server.changed);
+            }
+        }
+    }
+
     /// Does what the write says, as revision `next` if anything changes.
     pub fn apply(&mut self, write: &Write, next: Revision) -> Result<Vec<Event>, Refusal> {
         if !judge(self, write)? {

@@ -4,6 +4,7 @@
 //! traced to the one request that wrote it. Service and server names are serials too and are never
 //! used twice, except where clients race to create the same one.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -198,6 +199,8 @@ pub struct History {
     /// From the logs, in their order; without times, because clocks jump.
     pub logged: Vec<Led>,
     pub hurts: Vec<Hurt>,
+    /// Revisions in which nothing of the catalog need have changed.
+    pub gaps: BTreeSet<Revision>,
 }
 
 impl Action {

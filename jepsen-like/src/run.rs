@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use crate::checker::{self, Law, Violation};
 use crate::client::{Client, describe};
 use crate::lab::machine::{End, Machine};
-use crate::lab::{Lab, Shape, enclosure};
+use crate::lab::{Lab, Shape, Store, enclosure};
 use crate::nemesis::{self, Kind};
 use crate::ops::{History, Led, ReadRecord, Sample};
 use crate::recorder::Recorder;
@@ -26,6 +26,7 @@ use crate::workload::{self, Load, Shared, monitor};
 pub struct Plan {
     pub seed: u64,
     pub nodes: u8,
+    pub store: Store,
     pub time: Duration,
     /// How long a fault lasts, on average.
     pub hold: Duration,
@@ -49,6 +50,7 @@ pub fn run(plan: &Plan, progress: impl Fn(&str) + Send + Sync) -> Result<Report>
     let folder = plan.folder.canonicalize()?;
     let lab = Arc::new(Lab::build(&Shape {
         nodes: plan.nodes,
+        store: plan.store,
         merlin: plan.merlin.clone(),
         environment: plan.environment.clone(),
         folder,
@@ -85,6 +87,10 @@ pub fn run(plan: &Plan, progress: impl Fn(&str) + Send + Sync) -> Result<Report>
     let (history, faults, mut violations) = recorder.take();
     violations.extend(unexcused(&lab, &history));
     progress("judging");
+    let history = match plan.store {
+        Store::Raft => history,
+        Store::Etcd3 => checker::dense(history),
+    };
     let mut judgement = checker::check(&history);
     judgement.violations.splice(0..0, violations);
     let report = Report {
@@ -286,6 +292,13 @@ fn leadership(line: &str, own_id: Option<u64>) -> Option<(u64, u64)> {
 impl Plan {
     pub fn check(&self) -> Result<()> {
         ensure!((1..=9).contains(&self.nodes), "--nodes: 1 to 9");
+        for kind in &self.kinds {
+            ensure!(
+                kind.suits(self.store),
+                "--nemesis: {} does not go with this --store",
+                kind.name()
+            );
+        }
         Ok(())
     }
 }

@@ -20,19 +20,18 @@ pub(crate) const GUEST: &[&str] = &[
     "util-linux",
 ];
 
-/// What the tests need beyond that: another language's gRPC, the other store, and what reads
-/// manual pages.
+/// What the tests need beyond that: another language's gRPC, and what reads manual pages.
 pub(crate) const TEST: &[&str] = &[
-    "etcd-client",
-    "etcd-server",
     "groff-base",
     "python3-grpcio",
     "python3-protobuf",
 ];
 
-/// A cluster in namespaces, with disks and clocks that fail.
+/// A cluster in namespaces, with disks and clocks that fail; its catalog may be in an etcd.
 pub(crate) const LAB: &[&str] = &[
     "e2fsprogs",
+    "etcd-client",
+    "etcd-server",
     "iproute2",
     "libfaketime",
     "mount",

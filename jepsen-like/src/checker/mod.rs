@@ -14,6 +14,7 @@
 //! * `registers`: a search for linearizations that knows nothing of revisions, as a second
 //!   opinion.
 
+mod dense;
 mod order;
 mod refusals;
 mod registers;
@@ -26,6 +27,8 @@ mod versions;
 mod watches;
 
 use std::fmt;
+
+pub use dense::dense;
 
 use crate::ops::{History, Outcome};
 

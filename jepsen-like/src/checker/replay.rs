@@ -167,6 +167,13 @@ impl<'a> Replayer<'a> {
             (Some(index), ..) => Some(index),
             (None, Some(told), _) => self.author(revision, told, violations),
             (None, None, Some(shown)) => self.author(revision, &[shown], violations),
+            (None, None, None) if self.is_nothing(revision) => {
+                return Step {
+                    verified: self.known,
+                    ..Step::default()
+                };
+            }
+            (None, None, None) if self.history.gaps.contains(&revision) => None,
             (None, None, None) => self.only_candidate(revision, violations),
         };
         let Some(index) = write else {
@@ -271,6 +278,25 @@ impl<'a> Replayer<'a> {
         if !self.known {
             return None;
         }
+        let candidates = self.candidates();
+        match candidates[..] {
+            [only] => Some(only),
+            [] => {
+                let what = format!("nobody can have made revision {revision}");
+                violations.add(Law::OnlyWhatWasWritten, what);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it is a gap that no write can hide in.
+    fn is_nothing(&self, revision: Revision) -> bool {
+        self.known && self.history.gaps.contains(&revision) && self.candidates().is_empty()
+    }
+
+    /// Writes of unknown outcome that could happen now, and have not been seen otherwise.
+    fn candidates(&self) -> Vec<usize> {
         let seen: HashSet<Serial> = self
             .evidence
             .values()
@@ -287,7 +313,7 @@ impl<'a> Replayer<'a> {
             })
             .collect();
         let writes = self.history.writes.iter().enumerate();
-        let mut candidates = writes.filter(|(index, record)| {
+        let candidates = writes.filter(|(index, record)| {
             record.outcome == Outcome::Unknown
                 && !self.used.contains_key(index)
                 && judge(&self.catalog, &record.write) == Ok(true)
@@ -297,15 +323,7 @@ impl<'a> Replayer<'a> {
                     .value()
                     .is_some_and(|v| seen.contains(&v))
         });
-        match (candidates.next(), candidates.next()) {
-            (Some((only, _)), None) => Some(only),
-            (None, _) => {
-                let what = format!("nobody can have made revision {revision}");
-                violations.add(Law::OnlyWhatWasWritten, what);
-                None
-            }
-            (Some(_), Some(_)) => None,
-        }
+        candidates.map(|(index, _)| index).collect()
     }
 
     /// Compares what was read at a revision. Says whether the catalog is known again thereby.

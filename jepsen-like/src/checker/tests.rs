@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Law, check};
+use super::{Law, check, dense};
 use crate::model::{Catalog, Table, Virtual, scheduler, weight};
 use crate::ops::{
     Action, Event, Frame, History, Led, Outcome, ReadRecord, Refusal, Sample, Serial, Watch, Write,
@@ -465,6 +465,121 @@ fn two_leaders_of_one_term_are_caught() {
             });
         }
     });
+}
+
+/// The history of a store that counts other things too.
+fn with_gaps(mut history: History) -> History {
+    let gaps = |revision: u64| revision * 3;
+    for record in &mut history.writes {
+        record.write.expected = record.write.expected.map(gaps);
+        if let Outcome::Done { revision, changed } = &mut record.outcome {
+            // Where nothing changed, whatever was counted last is told.
+            *revision = gaps(*revision) + u64::from(!*changed);
+        }
+    }
+    for read in &mut history.reads {
+        read.revision = gaps(read.revision) + 1;
+        Arc::make_mut(&mut read.content).renumber(gaps);
+    }
+    for frame in history
+        .watches
+        .iter_mut()
+        .flat_map(|watch| &mut watch.frames)
+    {
+        frame.revision = gaps(frame.revision);
+        for event in &mut frame.events {
+            if let Event::ServicePut {
+                created, changed, ..
+            }
+            | Event::ServerPut {
+                created, changed, ..
+            } = event
+            {
+                (*created, *changed) = (gaps(*created), gaps(*changed));
+            }
+        }
+    }
+    for sample in &mut history.samples {
+        (sample.catalog, sample.programmed) = (gaps(sample.catalog) + 1, gaps(sample.programmed));
+    }
+    history
+}
+
+#[test]
+fn revisions_with_gaps_are_judged_by_their_order() {
+    for seed in 0..10 {
+        let history = dense(with_gaps(honest(seed)));
+        let violations = check(&history).violations;
+        assert!(violations.is_empty(), "seed {seed}: {violations:?}");
+    }
+}
+
+#[test]
+fn an_unknown_deletion_may_hide_in_a_gap() {
+    for seed in 0..10 {
+        let mut history = honest(seed);
+        let deletion = |record: &&mut WriteRecord| {
+            matches!(record.outcome, Outcome::Done { revision, changed: true } if revision > 50)
+                && record.write.action.value().is_none()
+        };
+        let record = history.writes.iter_mut().find(deletion).unwrap();
+        let Outcome::Done { revision, .. } = record.outcome else {
+            unreachable!("it is done")
+        };
+        record.outcome = Outcome::Unknown;
+        // Nobody watched at the time.
+        let watch = &mut history.watches[0];
+        let at = watch
+            .frames
+            .iter()
+            .position(|frame| frame.revision == revision);
+        let mut later = watch.frames.split_off(at.unwrap());
+        later[0].events.clear();
+        later.remove(0);
+        let first = later.first_mut().unwrap();
+        first.events.clear();
+        let watch = Watch {
+            from: None,
+            frames: later,
+            ..watch.clone()
+        };
+        history.watches.push(watch);
+        let violations = check(&dense(with_gaps(history))).violations;
+        assert!(violations.is_empty(), "seed {seed}: {violations:?}");
+    }
+}
+
+#[test]
+fn cheating_is_caught_among_gaps_too() {
+    let lost = |history: &mut History| {
+        let frames = &mut history.watches[0].frames;
+        frames.remove(frames.len() / 2);
+    };
+    let stale = |history: &mut History| {
+        let (old, new) = (history.reads[100].clone(), &mut history.reads[300]);
+        (new.revision, new.content) = (old.revision, old.content);
+    };
+    let twice = |history: &mut History| {
+        let done =
+            |record: &&WriteRecord| matches!(record.outcome, Outcome::Done { changed: true, .. });
+        let again = *history.writes.iter().filter(done).nth(50).unwrap();
+        history.writes.push(again);
+    };
+    let cheated = |cheat: fn(&mut History)| {
+        let mut history = with_gaps(honest(3));
+        cheat(&mut history);
+        check(&dense(history)).violations
+    };
+    for (law, violations) in [
+        (Law::WatchesAreComplete, cheated(lost)),
+        (Law::FreshReads, cheated(stale)),
+        (Law::OneWritePerRevision, cheated(twice)),
+    ] {
+        assert!(
+            violations.iter().any(|violation| violation.law == law),
+            "not seen: {law:?}: {violations:?}"
+        );
+    }
 }
 
 /// Changes the table of a sample that has a server in it.

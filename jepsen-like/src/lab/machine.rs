@@ -13,7 +13,8 @@ use e2e::lab::Process;
 use nix::sys::signal::Signal;
 
 use super::disk::Disk;
-use super::{Clock, PRIVATE, Shape, network};
+use super::etcd::Member;
+use super::{Clock, PRIVATE, Shape, Store, network};
 use crate::ops::{Life, Moment, Node};
 
 /// A supervisor waits so long before it starts a daemon that has ended by itself.
@@ -28,6 +29,8 @@ const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 pub struct Machine {
     pub number: Node,
     pub disk: Disk,
+    /// Of the etcd that keeps the catalog, if there is one.
+    pub member: Option<Member>,
     clock: Clock,
     merlin: PathBuf,
     environment: Vec<(String, String)>,
@@ -58,12 +61,21 @@ pub struct End {
 
 impl Machine {
     pub(super) fn new(number: Node, shape: &Shape, disk: Disk, clock: Clock) -> Result<Self> {
+        let member = (shape.store != Store::Raft).then(|| {
+            let log = shape.folder.join(format!("n{number}.etcd.log"));
+            Member::new(number, shape.nodes, disk.path().join("etcd"), log)
+        });
+        let mut environment = shape.environment.clone();
+        if let Some(member) = &member {
+            environment.extend(member.settings());
+        }
         let machine = Self {
             number,
             disk,
+            member,
             clock,
             merlin: shape.merlin.clone(),
-            environment: shape.environment.clone(),
+            environment,
             home: Path::new(PRIVATE).join(format!("n{number}")),
             log: shape.folder.join(format!("n{number}.log")),
             movable_clock: shape.movable_clocks,

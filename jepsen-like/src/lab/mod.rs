@@ -12,6 +12,7 @@
 
 pub mod disk;
 pub mod enclosure;
+pub mod etcd;
 pub mod machine;
 pub mod network;
 
@@ -32,10 +33,22 @@ pub(crate) const PRIVATE: &str = "/run/jepsen";
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
+/// What the catalog is kept in. By the API of etcd 2 a change may take several steps, which others
+/// see one by one, so a judge of whole changes has nothing to say of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Store {
+    /// merlin's own store, replicated among its nodes
+    #[default]
+    Raft,
+    /// An etcd with a member beside every node
+    Etcd3,
+}
+
 /// How the lab is made.
 #[derive(Clone, Debug)]
 pub struct Shape {
     pub nodes: Node,
+    pub store: Store,
     /// The daemon's program.
     pub merlin: PathBuf,
     /// What else is said in the daemon's environment.
@@ -83,8 +96,25 @@ impl Lab {
         Ok(Self { clock, machines })
     }
 
-    /// Makes the machines one cluster: the first founds it, the others join with its tokens.
+    /// Makes the machines one cluster: the first founds it, the others join with its tokens; or
+    /// all of them find each other in an etcd.
     pub fn form_cluster(&self) -> Result<()> {
+        let members = || {
+            self.machines
+                .iter()
+                .filter_map(|machine| machine.member.as_ref())
+        };
+        members().try_for_each(etcd::Member::start)?;
+        members().try_for_each(etcd::Member::await_ready)?;
+        if members().next().is_some() {
+            self.machines
+                .iter()
+                .try_for_each(|machine| machine.start())?;
+            return self
+                .machines
+                .iter()
+                .try_for_each(|machine| await_ready(machine));
+        }
         let (first, others) = self.machines.split_first().context("a lab without nodes")?;
         first.start()?;
         await_ready(first)?;

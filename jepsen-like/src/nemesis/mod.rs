@@ -6,6 +6,7 @@ mod damage;
 mod disk;
 mod links;
 mod members;
+mod members_of_etcd;
 mod process;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use tokio::runtime::Handle;
 
 use crate::checker::Law;
 use crate::client::{Client, describe};
+use crate::lab::Store;
 use crate::lab::machine::Machine;
 use crate::ops::{Hurt, Moment, Node};
 use crate::recorder::Fault;
@@ -79,6 +81,16 @@ pub enum Kind {
     /// A node loses its data directory while it is stopped, is removed, and joins as a new one,
     /// while the leader is killed
     Replacement,
+    /// SIGKILL to one member of the etcd
+    EtcdKill,
+    /// SIGKILL to the member that leads
+    EtcdKillLeader,
+    /// SIGKILL to every member at once
+    EtcdKillAll,
+    /// SIGSTOP to one member, often the leader, and SIGCONT
+    EtcdPause,
+    /// The etcd forgets old states while nodes are away
+    EtcdCompact,
 }
 
 /// The hand that hurts. It runs on a thread of its own.
@@ -206,6 +218,11 @@ impl Nemesis {
             | Kind::PowerCutAll => self.hurt_disks(kind),
             Kind::SnapshotTorn | Kind::LogFlipped => self.damage(kind),
             Kind::LeaderTransfer | Kind::Demotion | Kind::Replacement => self.change_members(kind),
+            Kind::EtcdKill
+            | Kind::EtcdKillLeader
+            | Kind::EtcdKillAll
+            | Kind::EtcdPause
+            | Kind::EtcdCompact => self.hurt_members_of_etcd(kind),
         }
     }
 
@@ -244,8 +261,17 @@ impl Nemesis {
         }
     }
 
-    /// Who leads, by the newest term that anybody knows of.
+    /// Who leads, by the newest term that anybody knows of; with an etcd, whose member does.
     fn leader(&self) -> Result<Node> {
+        if self
+            .shared
+            .lab
+            .machines
+            .iter()
+            .any(|machine| machine.member.is_some())
+        {
+            return self.leading_member();
+        }
         let deadline = Instant::now() + self.patience;
         loop {
             let known = self.descriptions().into_iter().filter(|d| d.leader != 0);
@@ -350,8 +376,47 @@ impl Kind {
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
+    /// All that can be done to a cluster with this store.
     #[must_use]
-    pub fn all() -> Vec<Self> {
-        Self::value_variants().to_vec()
+    pub fn all(store: Store) -> Vec<Self> {
+        let kinds = Self::value_variants().iter().copied();
+        kinds.filter(|kind| kind.suits(store)).collect()
+    }
+
+    /// Whether it means something to a cluster with this store. Files, members and leaders of
+    /// merlin's own store are not there without it, and with an etcd a disk is its member's too.
+    #[must_use]
+    pub fn suits(self, store: Store) -> bool {
+        match self {
+            Self::PartitionLeader
+            | Self::PartitionMinority
+            | Self::PartitionRing
+            | Self::PartitionOneWay
+            | Self::PartitionFlapping
+            | Self::PacketLoss
+            | Self::SlowLinks
+            | Self::Kill
+            | Self::KillAll
+            | Self::Pause
+            | Self::ClockJump
+            | Self::RollingRestart => true,
+            Self::EtcdKill
+            | Self::EtcdKillLeader
+            | Self::EtcdKillAll
+            | Self::EtcdPause
+            | Self::EtcdCompact => store == Store::Etcd3,
+            Self::KillLeader
+            | Self::DiskFull
+            | Self::DiskStall
+            | Self::DiskReadOnly
+            | Self::DiskSyncFails
+            | Self::PowerCut
+            | Self::PowerCutAll
+            | Self::SnapshotTorn
+            | Self::LogFlipped
+            | Self::LeaderTransfer
+            | Self::Demotion
+            | Self::Replacement => store == Store::Raft,
+        }
     }
 }
