@@ -21,11 +21,7 @@ pub(crate) const GUEST: &[&str] = &[
 ];
 
 /// What the tests need beyond that: another language's gRPC, and what reads manual pages.
-pub(crate) const TEST: &[&str] = &[
-    "groff-base",
-    "python3-grpcio",
-    "python3-protobuf",
-];
+pub(crate) const TEST: &[&str] = &["groff-base", "python3-grpcio", "python3-protobuf"];
 
 /// A cluster in namespaces, with disks and clocks that fail; its catalog may be in an etcd.
 pub(crate) const LAB: &[&str] = &[
@@ -40,7 +36,7 @@ pub(crate) const LAB: &[&str] = &[
 ];
 
 /// The rivals that benchmarks measure beside merlin.
-pub(crate) const BENCH: &[&str] = &["etcd-server", "keepalived"];
+pub(crate) const BENCH: &[&str] = &["etcd-client", "etcd-server", "keepalived"];
 
 pub(crate) const ALL: &[&[&str]] = &[BUILD, GUEST, LAB, TEST, BENCH];
 
