@@ -4,6 +4,7 @@
 //! showed of it: values are unique. Where nothing is known, a single legal write of unknown outcome
 //! is taken; where there are several, the replay goes on from the next read that shows everything.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::versions::Versions;
@@ -263,10 +264,12 @@ impl<'a> Replayer<'a> {
                 && !matches!(record.outcome, Outcome::Done { .. })
                 && !self.used.contains_key(index)
         };
-        // A refused one is only blamed where nobody else can be.
+        // A refused one is only blamed where nobody else can be. Of several that are alike the first
+        // to be asked for is taken: a later one may not have been asked for yet.
         let likely = |record: &WriteRecord| {
             let legal = !self.known || judge(&self.catalog, &record.write) == Ok(true);
-            (record.outcome == Outcome::Unknown, legal)
+            let unknown = record.outcome == Outcome::Unknown;
+            (unknown, legal, Reverse(record.start))
         };
         let author = writes
             .filter(fitting)

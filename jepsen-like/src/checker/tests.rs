@@ -550,6 +550,30 @@ fn an_unknown_deletion_may_hide_in_a_gap() {
 }
 
 #[test]
+fn of_two_deletions_that_nobody_answered_the_first_may_be_the_one() {
+    for seed in 0..10 {
+        let mut history = honest(seed);
+        let deletion = |record: &&mut WriteRecord| {
+            matches!(record.outcome, Outcome::Done { changed: true, .. })
+                && record.write.action.value().is_none()
+                && record.write.expected.is_none()
+        };
+        let Some(record) = history.writes.iter_mut().find(deletion) else {
+            continue;
+        };
+        record.outcome = Outcome::Unknown;
+        let again = WriteRecord {
+            start: record.end + 100 * STEP,
+            end: record.end + 101 * STEP,
+            ..*record
+        };
+        history.writes.push(again);
+        let violations = check(&history).violations;
+        assert!(violations.is_empty(), "seed {seed}: {violations:?}");
+    }
+}
+
+#[test]
 fn cheating_is_caught_among_gaps_too() {
     let lost = |history: &mut History| {
         let frames = &mut history.watches[0].frames;
