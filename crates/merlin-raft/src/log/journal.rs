@@ -22,6 +22,9 @@
 //!   sync that makes it true, so what the next start has to bring to sled is exactly the records of
 //!   the one generation after, from the first block on, as far as they are sound and in order.
 //!   Records that older generations left behind are nothing, wherever a torn write uncovers them.
+//! - A record is only begun when the one before it is on the disk. So one that is not sound is what a
+//!   power cut left of the last, and never acknowledged, unless a later one of its generation is:
+//!   then the file was damaged, and what is missing may have been acknowledged.
 //! - Bringing them again is harmless: they are keys with their values, in the order they were
 //!   written, and the last ones are the newest there are.
 
@@ -77,7 +80,8 @@ impl Journal {
         dir.join(NAME).exists()
     }
 
-    /// What sled may lack that has everything up to a generation, in order. `InvalidData` if the journal is of a later one than can be: sled has lost something.
+    /// What sled may lack that has everything up to a generation, in order. `InvalidData` if the
+    /// journal is of a later one than can be: sled has lost something; or if it has lost some itself.
     pub(super) fn read(dir: &Path, settled: u64) -> io::Result<Vec<Batch>> {
         let bytes = fs::read(dir.join(NAME))?;
         let mut rest = bytes.as_slice();
@@ -91,6 +95,15 @@ impl Journal {
             }
             rest = rest.get(record.blocks * BLOCK..).unwrap_or_default();
             batches.push(record.batch);
+        }
+        let next = batches.len() as u64;
+        let goes_on = |record: Record| record.generation == settled + 1 && record.number > next;
+        if rest
+            .chunks(BLOCK)
+            .enumerate()
+            .any(|(block, _)| Record::decode(&rest[block * BLOCK..]).is_some_and(goes_on))
+        {
+            return Err(io::ErrorKind::InvalidData.into());
         }
         Ok(batches)
     }
@@ -214,14 +227,27 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_torn_or_damaged_ends_it() {
+    fn the_last_record_may_be_torn() {
+        for at in [0, HEADER - 1, HEADER + 5, BLOCK + 100] {
+            let (dir, mut journal) = journal();
+            for length in [10, 6000] {
+                assert!(journal.append(&batch(length)).unwrap());
+            }
+            overwrite(&dir, BLOCK + at, &[0xa5; 2]);
+            assert_eq!(Journal::read(dir.path(), 0).unwrap(), [batch(10)]);
+        }
+    }
+
+    #[test]
+    fn a_record_that_others_follow_may_not_be_damaged() {
         for at in [0, HEADER - 1, HEADER + 5, BLOCK + 100] {
             let (dir, mut journal) = journal();
             for length in [10, 6000, 20] {
                 assert!(journal.append(&batch(length)).unwrap());
             }
             overwrite(&dir, BLOCK + at, &[0xa5; 2]);
-            assert_eq!(Journal::read(dir.path(), 0).unwrap(), [batch(10)]);
+            let error = Journal::read(dir.path(), 0).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         }
     }
 

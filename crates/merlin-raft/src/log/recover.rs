@@ -332,7 +332,7 @@ fn replay(dir: &Path, sled_dir: &Path, db: &sled::Db) -> Result<u64, OpenError> 
         None => 0,
     };
     let batches = Journal::read(dir, settled).map_err(|e| match e.kind() {
-        io::ErrorKind::InvalidData => corrupt("the database is older than the journal"),
+        io::ErrorKind::InvalidData => corrupt("the journal is damaged, or newer than the database"),
         _ => OpenError::io("read", &dir.join(journal::NAME), e),
     })?;
     if batches.is_empty() {
