@@ -118,10 +118,13 @@ impl Tail {
             Body::Created | Body::Progress { .. } | Body::Events(_) => {}
         }
         if revision < self.horizon {
+            // A member answers a watch from what it has itself, and may have less than the one
+            // before it. A list is answered by all of them, and tells which it is.
             return Err(End::Relist {
-                history: History::Another,
+                history: History::Same,
                 reason: format!(
-                    "etcd is at revision {revision}, before {}: it was restored or wiped",
+                    "etcd is at revision {revision}, before {}: this member lags, or etcd was \
+                     restored or wiped",
                     self.horizon
                 ),
             });
@@ -240,15 +243,21 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_or_exchanged_etcd_is_listed_anew() {
+    fn a_member_that_lags_is_not_taken_for_a_restored_etcd_before_the_list_says_so() {
         for body in [Body::Created, Body::Progress { asked_for: true }] {
             let end = tail(5).hear(message(4, body)).unwrap_err();
             let End::Relist { history, reason } = end else {
                 panic!("{end:?}")
             };
-            assert_eq!(history, History::Another);
+            assert_eq!(history, History::Same);
             assert!(reason.contains("revision 4, before 5"), "{reason}");
         }
+        assert_eq!(tail(5).history_of(CLUSTER, Revision(5)), History::Same);
+        assert_eq!(tail(5).history_of(CLUSTER, Revision(4)), History::Another);
+    }
+
+    #[test]
+    fn an_exchanged_etcd_is_listed_anew() {
         let other = Message {
             cluster: 8,
             ..message(9, Body::Created)
@@ -261,8 +270,6 @@ mod tests {
                 ..
             }
         ));
-        assert_eq!(tail(5).history_of(CLUSTER, Revision(5)), History::Same);
-        assert_eq!(tail(5).history_of(CLUSTER, Revision(4)), History::Another);
         assert_eq!(tail(5).history_of(8, Revision(9)), History::Another);
     }
 
