@@ -76,6 +76,9 @@ struct RunArgs {
     /// Ways to hurt the cluster, or `all`, or `none`
     #[arg(long, value_delimiter = ',', default_value = "all")]
     nemesis: Vec<String>,
+    /// Has something happen to the network too while a node is hurt or the members change
+    #[arg(long)]
+    overlap: bool,
     /// What the catalog is kept in
     #[arg(long, default_value = "raft")]
     store: Store,
@@ -174,6 +177,7 @@ fn plan(args: RunArgs, seed: u64) -> Result<run::Plan> {
         time: Duration::from_secs_f64(args.minutes * 60.0),
         hold: Duration::from_secs_f64(args.hold),
         kinds,
+        overlap: args.overlap,
         load: Load {
             writers: args.writers,
             pause: Duration::from_millis(args.pause),

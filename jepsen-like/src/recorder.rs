@@ -20,6 +20,19 @@ pub struct Fault {
     pub to: Moment,
     /// When writes and every node were fine again.
     pub recovered: Option<Moment>,
+    /// The other fault that was there at the same time.
+    pub beside: Option<String>,
+}
+
+impl Fault {
+    /// Its name, or those of two that were there together, in one order.
+    pub(crate) fn title(&self) -> String {
+        match &self.beside {
+            None => self.name.clone(),
+            Some(other) if *other < self.name => format!("{other} + {}", self.name),
+            Some(other) => format!("{} + {other}", self.name),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -178,5 +191,28 @@ impl Recorder {
         let history = std::mem::take(&mut state.history);
         let faults = std::mem::take(&mut state.faults);
         (history, faults, std::mem::take(&mut state.violations))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_faults_that_were_there_together_have_one_title() {
+        let fault = |name: &str, beside: Option<&str>| Fault {
+            name: name.to_owned(),
+            detail: String::new(),
+            from: 0,
+            to: 1,
+            recovered: None,
+            beside: beside.map(str::to_owned),
+        };
+        assert_eq!(fault("kill", None).title(), "kill");
+        let titles = [
+            fault("pause", Some("kill")).title(),
+            fault("kill", Some("pause")).title(),
+        ];
+        assert_eq!(titles, ["kill + pause", "kill + pause"]);
     }
 }

@@ -66,10 +66,11 @@ impl Report {
     }
 
     /// For each kind of fault: how often, and the longest time in which no write was acknowledged.
-    fn unavailability(&self) -> BTreeMap<&str, (usize, Duration, usize)> {
+    /// What two faults did that were there together belongs to both of them, and to neither alone.
+    fn unavailability(&self) -> BTreeMap<String, (usize, Duration, usize)> {
         let mut done: Vec<_> = self.done().collect();
         done.sort_unstable();
-        let mut kinds: BTreeMap<&str, (usize, Duration, usize)> = BTreeMap::new();
+        let mut kinds: BTreeMap<String, (usize, Duration, usize)> = BTreeMap::new();
         for fault in &self.faults {
             let end = fault.recovered.unwrap_or(fault.to);
             let from = done
@@ -77,9 +78,17 @@ impl Report {
                 .saturating_sub(1);
             let gaps = done[from..].windows(2).take_while(|pair| pair[0] < end);
             let longest = gaps.map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
-            let kind = kinds.entry(&fault.name).or_default();
-            kind.0 += 1;
+            let kind = kinds.entry(fault.title()).or_default();
             kind.1 = kind.1.max(Duration::from_micros(longest));
+            // Two that belong together are one, and count once.
+            if fault
+                .beside
+                .as_ref()
+                .is_some_and(|other| *other < fault.name)
+            {
+                continue;
+            }
+            kind.0 += 1;
             let window = done
                 .iter()
                 .filter(|at| (fault.from..fault.to).contains(*at));
@@ -166,7 +175,7 @@ impl fmt::Display for Report {
         for (kind, (times, longest, accepted)) in self.unavailability() {
             writeln!(
                 f,
-                "  {kind:20} {times:3} x   longest without a write {:6.2} s, {accepted} writes \
+                "  {kind:36} {times:3} x   longest without a write {:6.2} s, {accepted} writes \
                  meanwhile",
                 longest.as_secs_f64()
             )?;

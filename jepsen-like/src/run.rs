@@ -31,6 +31,8 @@ pub struct Plan {
     /// How long a fault lasts, on average.
     pub hold: Duration,
     pub kinds: Vec<Kind>,
+    /// Whether two faults may be there at a time.
+    pub overlap: bool,
     pub load: Load,
     /// How long after a fault all has to be well again.
     pub patience: Duration,
@@ -120,7 +122,7 @@ fn ordeal(
     let hurt = nemesis::run(
         Arc::clone(shared),
         runtime.handle().clone(),
-        &plan.kinds,
+        (&plan.kinds, plan.overlap),
         seed,
         until,
         (plan.hold, plan.patience),

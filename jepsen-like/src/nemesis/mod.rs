@@ -7,6 +7,7 @@ mod disk;
 mod links;
 mod members;
 mod members_of_etcd;
+mod pair;
 mod process;
 
 use std::collections::BTreeMap;
@@ -26,7 +27,6 @@ use crate::client::{Client, describe};
 use crate::lab::Store;
 use crate::lab::machine::Machine;
 use crate::ops::{Hurt, Moment, Node};
-use crate::recorder::Fault;
 use crate::workload::Shared;
 
 /// What can be done to a cluster.
@@ -112,11 +112,23 @@ struct Begun {
     hurt: Vec<Node>,
 }
 
+/// A fault that is over.
+struct Ended {
+    begun: Begun,
+    to: Moment,
+}
+
+impl Ended {
+    fn words(&self) -> String {
+        format!("{}: {}", self.begun.kind.name(), self.begun.detail)
+    }
+}
+
 /// Goes through the kinds in random order, all of them before any comes again, and at least once.
 pub(crate) fn run(
     shared: Arc<Shared>,
     runtime: Handle,
-    kinds: &[Kind],
+    (kinds, overlap): (&[Kind], bool),
     seed: u64,
     until: Instant,
     (hold, patience): (Duration, Duration),
@@ -138,11 +150,15 @@ pub(crate) fn run(
         if first_round {
             kinds.sort_by_key(|kind| *kind == Kind::SnapshotTorn);
         }
-        for kind in kinds {
+        for kind in kinds.clone() {
             if nemesis.stopped() || (!first_round && Instant::now() >= until) {
                 return Ok(());
             }
-            let (words, recovered) = nemesis.inflict(kind)?;
+            let beside = match overlap {
+                true => pair::companion(kind, &kinds, &mut nemesis.dice),
+                false => None,
+            };
+            let (words, recovered) = nemesis.inflict(kind, beside)?;
             progress(&words);
             if !recovered {
                 // Whatever came now would say nothing new.
@@ -167,34 +183,41 @@ impl Nemesis {
         self.shared.lab.machine(node)
     }
 
-    /// One fault, from beginning to recovery. Says what it was, and whether all is well again.
-    fn inflict(&mut self, kind: Kind) -> Result<(String, bool)> {
-        let name = kind.name();
-        let begun = self
-            .perform(kind)
-            .with_context(|| format!("nemesis {name}"))?;
-        let (from, to) = (begun.from, self.now());
-        let fault = self.shared.recorder.fault(Fault {
-            name: name.clone(),
-            detail: begun.detail.clone(),
-            from,
-            to,
-            recovered: None,
-        });
-        let recovered = self.recover(&begun)?;
-        if recovered {
+    /// A fault and perhaps another one beside it, from beginning to recovery. Says what they were,
+    /// and whether all is well again.
+    fn inflict(&mut self, kind: Kind, beside: Option<Kind>) -> Result<(String, bool)> {
+        let ended = match beside {
+            Some(other) => self.happen_together(kind, other)?,
+            None => vec![self.happen(kind)?],
+        };
+        let healed = self.now();
+        let faults: Vec<_> = pair::faults(&ended)
+            .into_iter()
+            .map(|fault| self.shared.recorder.fault(fault))
+            .collect();
+        let words: Vec<_> = ended.iter().map(Ended::words).collect();
+        let words = words.join(" + ");
+        let recovered = self.recover(&words)?;
+        let end = self.now();
+        for fault in faults.into_iter().filter(|_| recovered) {
             self.shared.recorder.recovered(fault);
         }
-        let end = self.now();
-        for node in begun.hurt {
-            let to = end;
-            self.shared.recorder.hurt(Hurt { node, from, to });
+        for Ended { begun, .. } in ended {
+            for node in begun.hurt {
+                let (from, to) = (begun.from, end);
+                self.shared.recorder.hurt(Hurt { node, from, to });
+            }
         }
-        let seconds = Duration::from_micros(end - to).as_secs_f32();
-        let detail = begun.detail;
+        let seconds = Duration::from_micros(end - healed).as_secs_f32();
         let well = if recovered { "well again" } else { "NOT well" };
-        let words = format!("{name}: {detail}; {well} after {seconds:.1} s");
-        Ok((words, recovered))
+        Ok((format!("{words}; {well} after {seconds:.1} s"), recovered))
+    }
+
+    fn happen(&mut self, kind: Kind) -> Result<Ended> {
+        let begun = self.perform(kind);
+        let begun = begun.with_context(|| format!("nemesis {}", kind.name()))?;
+        let to = self.now();
+        Ok(Ended { begun, to })
     }
 
     fn perform(&mut self, kind: Kind) -> Result<Begun> {
@@ -301,7 +324,7 @@ impl Nemesis {
 
     /// Waits until writes are accepted and every node has them. When that never happens, merlin
     /// has failed, and this says so.
-    fn recover(&self, begun: &Begun) -> Result<bool> {
+    fn recover(&self, what: &str) -> Result<bool> {
         let healed = self.now();
         let deadline = Instant::now() + self.patience;
         let mut revision = None;
@@ -334,9 +357,7 @@ impl Nemesis {
             }
             if Instant::now() > deadline {
                 let what = format!(
-                    "{} ({}) was healed at {healed} us, and {:?} later {}",
-                    begun.kind.name(),
-                    begun.detail,
+                    "{what} was healed at {healed} us, and {:?} later {}",
                     self.patience,
                     match revision {
                         None => "no write had been accepted".to_owned(),
