@@ -33,7 +33,8 @@ impl Nemesis {
         };
         let Some(file) = file else {
             machine.start()?;
-            begun.detail = format!("n{victim} has no snapshot yet");
+            begun.detail = format!("n{victim} has no snapshot yet, nothing was done");
+            begun.happened = false;
             return Ok(begun);
         };
         let backup = data.with_extension("backup");

@@ -110,6 +110,8 @@ struct Begun {
     from: Moment,
     /// Whose daemon may end by itself because of it, or stand still.
     hurt: Vec<Node>,
+    /// False where there was nothing to hurt. That is told, and not counted.
+    happened: bool,
 }
 
 /// A fault that is over.
@@ -255,6 +257,7 @@ impl Nemesis {
             detail: detail.into(),
             from: self.now(),
             hurt: hurt.into(),
+            happened: true,
         }
     }
 

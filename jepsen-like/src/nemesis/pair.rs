@@ -69,7 +69,11 @@ pub(super) fn faults(ended: &[Ended]) -> Vec<Fault> {
             beside: others.next().map(|(_, other)| other.begun.kind.name()),
         }
     };
-    ended.iter().enumerate().map(fault).collect()
+    let happened = ended
+        .iter()
+        .enumerate()
+        .filter(|(_, one)| one.begun.happened);
+    happened.map(fault).collect()
 }
 
 impl Nemesis {
