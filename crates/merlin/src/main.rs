@@ -26,10 +26,6 @@ use crate::cli::{Cli, Command, RunArgs};
 use crate::config::Config;
 use crate::daemon::Ended;
 
-/// Requests, and maps that share what did not change, are many small allocations on all threads.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(cli::modernise(std::env::args_os())) {
         Ok(cli) => cli,
