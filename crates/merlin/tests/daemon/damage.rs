@@ -288,7 +288,7 @@ async fn what_a_newer_version_wrote_is_left_to_it() {
         for path in snapshots(dir) {
             let mut bytes = fs::read(&path).unwrap();
             // The format follows eight bytes of magic.
-            bytes[11] = 2;
+            bytes[11] = 3;
             fs::write(&path, bytes).unwrap();
         }
     };
