@@ -189,7 +189,7 @@ async fn nodes_whose_certificates_expired_while_they_slept_find_each_other() {
 
 /// The cluster's authority, which every snapshot holds.
 fn authority(snapshot: &[u8]) -> Ca {
-    const HEADER: usize = 77;
+    const HEADER: usize = 69;
     const CHECKSUM: usize = 32;
     let body = &snapshot[HEADER..snapshot.len() - CHECKSUM];
     let cluster = log::Snapshot::decode(body).unwrap().cluster.unwrap();
