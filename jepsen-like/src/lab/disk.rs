@@ -83,7 +83,9 @@ impl Disk {
             "fsck.ext4: {}",
             String::from_utf8_lossy(&fsck.stdout)
         );
-        self.mount()
+        self.mount()?;
+        let _ = fs::remove_file(self.stuffing());
+        Ok(())
     }
 
     /// Takes all free space.
@@ -112,7 +114,20 @@ impl Disk {
     pub fn fail_writes(&self) -> Result<()> {
         // What was written once and is free by now has its room in the image still.
         checked("fstrim", &[text(&self.mount)])?;
-        fill(&self.backing.join("filler"))
+        fill(&self.backing.join("filler"))?;
+        // And what was freed since. It stays taken until then.
+        let mut stuffing = fs::File::create(self.stuffing())?;
+        for _ in 0..FILLINGS {
+            let stuffed = stuffing.write_all(&vec![0x5a; 1 << 20]);
+            if stuffed.and_then(|()| stuffing.sync_all()).is_err() {
+                return Ok(());
+            }
+        }
+        bail!("a broken disk goes on taking writes")
+    }
+
+    fn stuffing(&self) -> PathBuf {
+        self.mount.join("stuffing")
     }
 
     /// Makes room again; what has failed stays failed until [`Disk::repair`].

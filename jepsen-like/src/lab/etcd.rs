@@ -149,7 +149,7 @@ impl Member {
         command
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &url(self.node, CLIENTS)])
-            .args(["--command-timeout", "1s", "--dial-timeout", "1s"])
+            .args(["--command-timeout", "5s", "--dial-timeout", "1s"])
             .args(words);
         network::namespace(self.node).output(&mut command)
     }
