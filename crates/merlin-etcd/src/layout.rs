@@ -4,6 +4,7 @@
 //! <prefix>/services/<id>                    a virtual service
 //! <prefix>/servers/<id>/<address>:<port>    one of its real servers; IPv6 as [address]:port
 //! <prefix>/v1/requests/<request id>         the answer to a request, for ten minutes
+//! <prefix>/v1/deleted                       what was deleted last, for its revision
 //! ```
 //!
 //! The first two are the earlier system's, and its nodes may be reading and writing them too, so
@@ -95,6 +96,12 @@ impl Layout {
             self.prefix,
             id.as_str().replace('/', "%2F")
         )
+    }
+
+    /// Put by every deletion of ours, in its transaction. A record that is gone has no revision: without
+    /// this, a list tells what was deleted, but not when.
+    pub fn deleted(&self) -> String {
+        format!("{}/v1/deleted", self.prefix)
     }
 
     /// The one range that holds all records: `servers/` and `services/` are neighbours. The end is
@@ -208,6 +215,7 @@ mod tests {
         for other in [
             "/merlin",
             "/merlin/v1/requests/x",
+            "/merlin/v1/deleted",
             "/merlin/services",
             "/merlin/servers0",
             "/merlin2/services/web",

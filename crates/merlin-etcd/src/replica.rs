@@ -143,8 +143,8 @@ impl Replica {
         self.settle(revision.max(self.revision()), touched)
     }
 
-    /// Takes over a complete list of the keys below the prefix. Answers what that changed in the
-    /// catalog; the steps between are not known.
+    /// Takes over a complete list of the keys below the prefix, with the one that tells of the last
+    /// deletion. Answers what that changed in the catalog; the steps between are not known.
     ///
     /// Of another history, that of a store that was wiped or restored, revisions may be smaller.
     pub fn relist(
@@ -155,8 +155,9 @@ impl Replica {
         let mut absent: BTreeSet<Vec<u8>> = self.keys().map(String::into_bytes).collect();
         let mut newest = Revision::ZERO;
         let mut touched = BTreeSet::new();
+        let deleted = self.layout.deleted().into_bytes();
         for (key, stored) in list {
-            if self.layout.place(&key).is_some() {
+            if key == deleted || self.layout.place(&key).is_some() {
                 newest = newest.max(stored.changed);
             }
             absent.remove(&key);

@@ -58,6 +58,11 @@ impl From<Error> for CallError {
 }
 
 impl CallError {
+    /// The user may not do that to those keys.
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self, Self::Refused(reason) if reason.contains("permission denied"))
+    }
+
     /// For calls that change nothing, whose outcome is never in doubt.
     pub(super) fn is_compacted(&self) -> bool {
         matches!(self, Self::Compacted(_))

@@ -7,6 +7,9 @@
 //! When an attempt ends without an answer its outcome is unknown. A command with a request id is
 //! tried again: the answer that the first attempt may have left behind is a guard of the second,
 //! so that one of them happens and the other learns of it. A command without one is not.
+//!
+//! A deletion of what is not there changes nothing, and so has no revision of its own. It answers with
+//! one that is not older than any that was told before: its copy is brought up to date first.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,7 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::error::CallError;
 use super::session::{Session, operation, put_on_lease};
 use super::{Shared, answers};
-use crate::decide::{Decision, Guard, decide};
+use crate::decide::{Decision, Guard, Write, decide};
 use crate::replica::Replica;
 
 /// An attempt that can be repeated is, on another member, after this long without an answer.
@@ -41,6 +44,7 @@ impl Shared {
     ) -> Result<Reply, ProposeError> {
         let deadline = Instant::now() + patience;
         let mut attempts = Attempts::default();
+        let mut fresh = false;
         loop {
             let Some(session) = self.connected(deadline, attempts.in_doubt.is_some()).await else {
                 let status = self.views.status.borrow();
@@ -52,11 +56,20 @@ impl Shared {
                 return Err(attempts.give_up(reason));
             }
             let replica = self.views.replica.borrow().clone();
-            match self.attempt(&session, &replica, command, deadline).await {
+            match self
+                .attempt(&session, &replica, command, fresh, deadline)
+                .await
+            {
                 Ok(Attempt::Answered(answer)) => {
                     let reply = answer?;
                     self.await_own_write(reply).await;
                     return Ok(reply);
+                }
+                Ok(Attempt::Idle) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let read = self.read(left).await;
+                    read.map_err(|error| attempts.give_up(error.to_string()))?;
+                    fresh = true;
                 }
                 Ok(Attempt::Outdated) => self.catch_up(&replica, deadline, &mut attempts).await,
                 Err(failure) => self.failed(failure, &session, &mut attempts).await?,
@@ -70,6 +83,7 @@ impl Shared {
         session: &Session,
         replica: &Replica,
         command: &Command,
+        fresh: bool,
         deadline: Instant,
     ) -> Result<Attempt, Failure> {
         let Decision {
@@ -86,8 +100,14 @@ impl Shared {
             },
             changed,
         });
+        if !fresh && answer.as_ref().is_ok_and(|reply| !reply.changed) {
+            return Ok(Attempt::Idle);
+        }
         let request = command.request_id.as_ref().filter(|_| self.remembers());
-        let mut operations: Vec<TxnOp> = writes.into_iter().map(operation).collect();
+        let telling = deleted(&writes).filter(|_| self.remembers());
+        let telling = telling.map(|key| TxnOp::put(replica.layout().deleted(), key, None));
+        let tells = telling.is_some();
+        let mut operations: Vec<TxnOp> = writes.into_iter().map(operation).chain(telling).collect();
         let mut look_up = replica.layout().services();
         if let Some(id) = request {
             look_up = replica.layout().request(id);
@@ -96,6 +116,7 @@ impl Shared {
             guards.push(guard);
         }
         let (writes, remembering) = (!operations.is_empty(), request.is_some());
+        let beside = remembering || tells;
         let left = deadline.saturating_duration_since(Instant::now());
         let patience = if remembering || !writes {
             left.min(ATTEMPT)
@@ -109,6 +130,7 @@ impl Shared {
             error,
             writes,
             remembering,
+            beside,
         })?;
         match outcome.found {
             _ if outcome.held => Ok(Attempt::Answered(answer.map(|reply| Reply {
@@ -125,6 +147,7 @@ impl Shared {
                     error: CallError::Refused(format!("{look_up} holds no answer: {reason}")),
                     writes: false,
                     remembering,
+                    beside,
                 }),
             },
             _ => Ok(Attempt::Outdated),
@@ -143,6 +166,7 @@ impl Shared {
             error,
             writes: false,
             remembering: true,
+            beside: true,
         })?;
         let put = put_on_lease(key, answers::encode(answer), lease);
         Ok((
@@ -164,17 +188,19 @@ impl Shared {
             error,
             writes,
             remembering,
+            beside,
         } = failure;
         match error {
             CallError::NoLease(_) => {
                 self.leases.forget().await;
                 Ok(())
             }
-            CallError::Refused(reason) if remembering && reason.contains("permission denied") => {
+            error if beside && error.is_denied() => {
                 if !self.forgets.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         prefix = %self.views.replica.borrow().layout(),
-                        "etcd permits no keys under v1: repeated requests are not recognised"
+                        "etcd permits no keys under v1: repeated requests are not recognised, nor is \
+                         it known after a restart when something was deleted last"
                     );
                 }
                 Ok(())
@@ -234,22 +260,38 @@ impl Shared {
     }
 
     /// Waits a while for a connection other than one that has failed.
-    async fn another_session(&self, failed: &Session) {
+    pub(super) async fn another_session(&self, failed: &Session) {
         let mut sessions = self.session.subscribe();
         let other =
             sessions.wait_for(|present| present.as_ref().is_none_or(|present| !present.is(failed)));
         let _ = timeout(ATTEMPT, other).await;
     }
 
-    /// Whether answers to requests can be kept.
+    /// Whether answers to requests, and when something was deleted, can be kept.
     fn remembers(&self) -> bool {
         !self.forgets.load(Ordering::Relaxed)
     }
 }
 
+/// The first key that is deleted, if nothing is put: a put has a revision to be found by.
+fn deleted(writes: &[Write]) -> Option<String> {
+    let mut deleted = None;
+    for write in writes {
+        match write {
+            Write::Put { .. } => return None,
+            Write::Delete { key } | Write::DeleteAll { prefix: key } => {
+                deleted.get_or_insert_with(|| key.clone());
+            }
+        }
+    }
+    deleted
+}
+
 /// How one attempt went that has an answer.
 enum Attempt {
     Answered(Answer),
+    /// It changes nothing, as far as a copy tells that may lag.
+    Idle,
     /// It was decided on what is no longer so.
     Outdated,
 }
@@ -261,6 +303,8 @@ struct Failure {
     writes: bool,
     /// Whether that includes its answer, so that it can be repeated.
     remembering: bool,
+    /// Whether it would have written anything under `v1`.
+    beside: bool,
 }
 
 /// What earlier attempts of a command came to.

@@ -116,7 +116,29 @@ impl Session {
                 break;
             }
         }
-        listing.ok_or_else(|| CallError::Refused("etcd sent no page".to_owned()))
+        let mut listing =
+            listing.ok_or_else(|| CallError::Refused("etcd sent no page".to_owned()))?;
+        let deleted = self.last_deleted(layout, listing.revision).await?;
+        listing.records.extend(deleted);
+        Ok(listing)
+    }
+
+    /// The key that tells when a record was last deleted, if there is one and it may be read.
+    async fn last_deleted(
+        &self,
+        layout: &Layout,
+        at: Revision,
+    ) -> Result<Option<(Vec<u8>, Stored)>, CallError> {
+        let options = GetOptions::new().with_revision(wire(at));
+        let mut kv = self.kv.clone();
+        let got = timeout(PATIENCE, kv.get(layout.deleted(), Some(options))).await;
+        match got.map_err(|_| CallError::Timeout(PATIENCE))? {
+            Ok(got) => Ok(got.kvs().first().map(record)),
+            Err(error) => match CallError::from(error) {
+                error if error.is_denied() => Ok(None),
+                error => Err(error),
+            },
+        }
     }
 
     /// The present revision, as fresh as a quorum knows it.

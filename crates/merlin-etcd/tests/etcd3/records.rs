@@ -100,6 +100,49 @@ async fn keys_beside_the_records_do_not_matter() {
     assert_eq!(read.services().len(), 1);
 }
 
+/// A list holds what is there, and not when the rest went.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_starts_after_a_deletion_is_at_its_revision() {
+    let etcd = Etcd::start().await;
+    let store = etcd.store().await;
+    accepted(&store, create(1)).await;
+    accepted(&store, create(2)).await;
+    accepted(&store, create_server(2, "10.1.0.1:80")).await;
+    let deletions = [
+        delete(1),
+        command(Mutation::DeleteServer {
+            service: id("s2"),
+            key: at("10.1.0.1:80"),
+        }),
+        delete(2),
+    ];
+    for deletion in deletions {
+        let deleted = accepted(&store, deletion).await;
+        let later = etcd.store().await;
+        assert_eq!(later.catalog().borrow().revision(), deleted);
+        assert_eq!(store.catalog().borrow().revision(), deleted);
+    }
+    // Nothing but records counts, and another change does.
+    let mut somebody = etcd.client().await;
+    somebody.put("/merlin/v1/x", "1", None).await.unwrap();
+    let created = accepted(&store, create(3)).await;
+    let later = etcd.store().await;
+    assert_eq!(later.catalog().borrow().revision(), created);
+}
+
+/// What changes nothing has no revision of its own: it is told one that nothing told before is ahead of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_of_nothing_is_not_answered_from_the_past() {
+    let etcd = Etcd::start().await;
+    let [one, other] = [etcd.store().await, etcd.store().await];
+    for n in 0..100 {
+        let created = accepted(&one, create(n)).await;
+        let reply = other.propose(delete(1_000), DEADLINE).await.unwrap();
+        assert!(!reply.changed);
+        assert_eq!(reply.revision, created);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_to_requests_end_with_a_lease_and_nobody_misses_them() {
     let etcd = Etcd::start().await;
