@@ -22,6 +22,24 @@ const IN_FLIGHT: usize = 16;
 /// A deletion that meets new servers time and again leaves them to the status.
 const ROUNDS: usize = 5;
 
+/// A store that has just gone away is likely to be back soon: another member takes over.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Why there is nobody to ask.
+struct Away(String);
+
+impl From<Away> for ProposeError {
+    fn from(Away(reason): Away) -> Self {
+        Self::Unavailable { reason }
+    }
+}
+
+impl From<Away> for ReadError {
+    fn from(Away(reason): Away) -> Self {
+        Self::Unavailable { reason }
+    }
+}
+
 /// How an attempt ended.
 enum Attempt {
     Done(Index),
@@ -53,11 +71,14 @@ impl Shared {
 
     /// The catalog as a quorum of etcd has it.
     pub(crate) async fn read(&self, patience: Duration) -> Result<Arc<Catalog>, ReadError> {
-        if let Some(reason) = self.views.status.borrow().unavailable.clone() {
-            return Err(ReadError::Unavailable { reason });
-        }
-        let refreshed = timeout(patience, self.refresh()).await;
-        refreshed.map_err(|_| ReadError::Timeout(patience))?;
+        let refreshed = timeout(patience, async {
+            self.client().await?;
+            self.refresh().await;
+            Ok::<_, Away>(())
+        });
+        refreshed
+            .await
+            .map_err(|_| ReadError::Timeout(patience))??;
         Ok(Arc::new(self.views.replica.borrow().catalog().clone()))
     }
 
@@ -71,7 +92,7 @@ impl Shared {
         let Some(id) = &command.request_id else {
             return self.carry_out(command, in_doubt).await;
         };
-        let client = self.client()?;
+        let client = self.client().await?;
         let layout = self.views.replica.borrow().layout().clone();
         let claimed = answers::claim(&client, &layout, id, patience).await;
         if let Some(answer) = claimed.map_err(lost)? {
@@ -99,7 +120,7 @@ impl Shared {
     ) -> Result<Reply, ProposeError> {
         let mut fresh = false;
         loop {
-            let client = self.client()?;
+            let client = self.client().await?;
             let replica = self.views.replica.borrow().clone();
             let decision = decide(&replica, command);
             // A refusal must not rest on a copy that lags, nor a claim, which nothing guards.
@@ -129,12 +150,15 @@ impl Shared {
         }
     }
 
-    fn client(&self) -> Result<Arc<Client>, ProposeError> {
-        self.client.borrow().clone().ok_or_else(|| {
+    /// The client to use. While there is none for long there is no point in waiting.
+    async fn client(&self) -> Result<Arc<Client>, Away> {
+        let mut clients = self.client.subscribe();
+        let lag = self.views.status.borrow().lag();
+        let present = timeout(GRACE.saturating_sub(lag), clients.wait_for(Option::is_some)).await;
+        let present = present.ok().and_then(Result::ok);
+        present.and_then(|client| client.clone()).ok_or_else(|| {
             let reason = self.views.status.borrow().unavailable.clone();
-            ProposeError::Unavailable {
-                reason: reason.unwrap_or_else(|| "etcd does not answer".to_owned()),
-            }
+            Away(reason.unwrap_or_else(|| "etcd does not answer".to_owned()))
         })
     }
 

@@ -11,6 +11,9 @@ pub(super) enum CallError {
     /// It had no effect and will have none.
     #[error("{0}")]
     Refused(String),
+    /// The member did not take it on: it is not up, or has no leader. Another one may.
+    #[error("{0}")]
+    NotTaken(String),
     /// The revision asked for is gone.
     #[error("{0}")]
     Compacted(String),
@@ -50,7 +53,7 @@ impl From<Error> for CallError {
             Code::Unavailable
                 if message.contains("no leader") || message.contains("connect error") =>
             {
-                Self::Refused(message)
+                Self::NotTaken(message)
             }
             _ => Self::Unknown(message),
         }

@@ -52,7 +52,9 @@ impl Shared {
                 return Err(attempts.give_up(reason.unwrap_or_else(|| "no connection".to_owned())));
             };
             if Instant::now() >= deadline {
-                let reason = "others kept changing what the command is about".to_owned();
+                let reason = attempts.not_taken.take();
+                let reason = reason
+                    .unwrap_or_else(|| "others kept changing what the command is about".to_owned());
                 return Err(attempts.give_up(reason));
             }
             let replica = self.views.replica.borrow().clone();
@@ -208,6 +210,12 @@ impl Shared {
             CallError::Refused(reason) | CallError::Compacted(reason) => {
                 Err(attempts.give_up(reason))
             }
+            CallError::NotTaken(reason) => {
+                attempts.not_taken = Some(format!("etcd at {}: {reason}", session.endpoint));
+                self.suspicion.notify_one();
+                self.another_session(session).await;
+                Ok(())
+            }
             CallError::Unknown(_) | CallError::Timeout(_) => {
                 let reason = format!("etcd at {}: {error}", session.endpoint);
                 self.suspicion.notify_one();
@@ -312,6 +320,8 @@ struct Failure {
 struct Attempts {
     /// Why it is not known whether one of them happened.
     in_doubt: Option<String>,
+    /// Why the last one was not even begun.
+    not_taken: Option<String>,
     /// How often nothing new came, though something was.
     stuck: u32,
 }

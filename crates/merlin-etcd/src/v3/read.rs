@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
 use super::error::CallError;
+use super::session::Session;
 
 /// How long to wait for a change that is on its way before asking again.
 const CATCH_UP: Duration = Duration::from_millis(100);
@@ -42,11 +43,19 @@ impl Shared {
                     return Ok(self.held());
                 }
                 Ok(_) => {}
-                Err(error) => return Err(self.unreadable(&error)),
+                Err(error) => {
+                    self.elsewhere(error, &session).await?;
+                    continue;
+                }
             }
             // etcd's revision moves for many reasons. What counts is whether the records did.
-            let newer = session.newer(seen.layout(), seen.revision()).await;
-            let newer = newer.map_err(|error| self.unreadable(&error))?;
+            let newer = match session.newer(seen.layout(), seen.revision()).await {
+                Ok(newer) => newer,
+                Err(error) => {
+                    self.elsewhere(error, &session).await?;
+                    continue;
+                }
+            };
             if !newer.changed && newer.count == seen.len() {
                 return Ok(self.held());
             }
@@ -66,10 +75,15 @@ impl Shared {
         Arc::new(self.views.replica.borrow().catalog().clone())
     }
 
-    fn unreadable(&self, error: &CallError) -> ReadError {
-        self.suspicion.notify_one();
-        ReadError::Unavailable {
-            reason: error.to_string(),
+    /// Leaves a member that does not answer: whoever comes next can be asked the same.
+    async fn elsewhere(&self, error: CallError, failed: &Session) -> Result<(), ReadError> {
+        if let CallError::NotTaken(_) | CallError::Unknown(_) | CallError::Timeout(_) = error {
+            self.suspicion.notify_one();
+            self.another_session(failed).await;
+            return Ok(());
         }
+        Err(ReadError::Unavailable {
+            reason: error.to_string(),
+        })
     }
 }

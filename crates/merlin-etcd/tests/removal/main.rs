@@ -122,6 +122,19 @@ async fn a_wiped_etcd_is_not_obeyed_until_somebody_says_so(backend: Backend) {
     store.shutdown().await;
 }
 
+/// Its connections are gone, and nobody may have noticed.
+async fn who_asks_after_a_restart_of_etcd_is_answered(backend: Backend) {
+    let (mut fixture, store) = Fixture::new(backend).await;
+    for n in 0..4 {
+        fixture.etcd.member().kill();
+        fixture.etcd.member().start();
+        let read = store.read(Consistency::Linearizable, DEADLINE).await;
+        assert_eq!(read.unwrap().services().len(), 12 + usize::from(n));
+        propose(&store, create(12 + n)).await;
+    }
+    store.shutdown().await;
+}
+
 async fn services_that_come_back_need_nobody(backend: Backend) {
     let (mut fixture, store) = Fixture::new(backend).await;
     fixture.wipe().await;
@@ -191,6 +204,7 @@ macro_rules! on {
 
 on!(Etcd3 = etcd3, Etcd2 = etcd2:
     a_wiped_etcd_is_not_obeyed_until_somebody_says_so,
+    who_asks_after_a_restart_of_etcd_is_answered,
     services_that_come_back_need_nobody,
     what_an_operator_deletes_one_by_one_goes,
     more_is_allowed_by_the_flag,
