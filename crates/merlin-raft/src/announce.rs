@@ -3,20 +3,16 @@
 use tracing::{info, warn};
 
 use crate::consensus::Consensus;
-use crate::typ::NodeId;
+use crate::typ::{NodeId, Vote};
 
 /// Runs as long as consensus does.
 pub(crate) async fn run(consensus: Consensus) {
     let mut metrics = consensus.raft.server_metrics();
     let mut announced: Option<Option<NodeId>> = None;
     loop {
-        let (me, term, leader) = {
+        let (me, (term, leader)) = {
             let metrics = metrics.borrow_and_update();
-            (
-                metrics.id,
-                metrics.vote.leader_id().term,
-                metrics.current_leader,
-            )
+            (metrics.id, leadership(&metrics.vote))
         };
         if announced != Some(leader) {
             match leader {
@@ -31,5 +27,25 @@ pub(crate) async fn run(consensus: Consensus) {
         if metrics.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// The term and who leads it, as this node has it on its disk. `current_leader` is ahead of that while the
+/// disk is slow: a leader of another term.
+fn leadership(vote: &Vote) -> (u64, Option<NodeId>) {
+    let id = vote.leader_id();
+    let leader = id.voted_for().filter(|_| vote.is_committed());
+    (id.term, leader)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_is_told_with_its_own_term_and_a_candidate_is_none() {
+        assert_eq!(leadership(&Vote::new_committed(7, 3)), (7, Some(3)));
+        assert_eq!(leadership(&Vote::new(8, 5)), (8, None));
+        assert_eq!(leadership(&Vote::default()), (0, None));
     }
 }
