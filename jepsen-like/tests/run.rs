@@ -32,6 +32,16 @@ fn run(args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
+fn a_catalog_in_etcd_is_kept_under_every_nemesis() {
+    let args = ["--store", "etcd3", "--nodes", "3", "--seed", "6"];
+    let length = ["--minutes", "0.1", "--hold", "0.5"];
+    let (code, said) = run(&[&args[..], &length].concat());
+    assert_eq!(code, Some(0));
+    assert!(said.contains("etcd-compact"), "all were there");
+    assert!(said.contains("clean: merlin kept every promise"));
+}
+
+#[test]
 fn what_does_not_go_with_a_store_is_refused() {
     for args in [
         ["--store", "etcd3", "--nemesis", "snapshot-torn"],
