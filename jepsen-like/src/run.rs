@@ -57,6 +57,7 @@ pub fn run(plan: &Plan, progress: impl Fn(&str) + Send + Sync) -> Result<Report>
         environment: plan.environment.clone(),
         folder,
         movable_clocks: plan.kinds.contains(&Kind::ClockJump) && Machine::has_movable_clock(),
+        earlier: plan.kinds.contains(&Kind::RollingUpgrade),
     })?);
     lab.form_cluster().context("forming the cluster")?;
     progress(&format!("a cluster of {} nodes", plan.nodes));

@@ -59,6 +59,8 @@ pub enum Law {
     WatchesAreComplete,
     /// No node goes back to an earlier leader.
     LeadersSucceed,
+    /// What an earlier version does not know waits until the last node is upgraded, and no longer.
+    UpgradesWait,
     /// The table is what the catalog asks for.
     TableFollowsCatalog,
     /// No rule of a service that lives goes away.
@@ -158,6 +160,7 @@ impl fmt::Display for Law {
             Self::NodesGoForward => "a running node never goes back",
             Self::WatchesAreComplete => "a watch tells everything once, in order",
             Self::LeadersSucceed => "leaders succeed one another",
+            Self::UpgradesWait => "what is new waits for the last upgrade",
             Self::TableFollowsCatalog => "the table follows the catalog",
             Self::RulesStay => "no rule of a live service vanishes",
             Self::WeightsStay => "no weight drops to 0 without a failing check",

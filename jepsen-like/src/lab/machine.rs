@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,7 @@ pub struct Machine {
     home: PathBuf,
     log: PathBuf,
     movable_clock: bool,
+    earlier: AtomicBool,
     daemon: Mutex<Daemon>,
 }
 
@@ -79,6 +81,7 @@ impl Machine {
             home: Path::new(PRIVATE).join(format!("n{number}")),
             log: shape.folder.join(format!("n{number}.log")),
             movable_clock: shape.movable_clocks,
+            earlier: shape.earlier.into(),
             daemon: Mutex::default(),
         };
         machine.move_clock(0)?;
@@ -159,6 +162,9 @@ impl Machine {
             // Who joins while things break must get a vote in the lulls.
             .args(["--promote-after", "500ms"])
             .envs(self.environment.iter().cloned());
+        if self.is_earlier() {
+            command.env("MERLIN_COMMAND_LEVEL", "1");
+        }
         let token = self.token();
         if token.exists() {
             command.arg("--join-token-file").arg(token);
@@ -194,6 +200,17 @@ impl Machine {
         daemon.ended = Some(Instant::now());
         daemon.ends.push(End { at, life, status });
         Ok(())
+    }
+
+    /// Whether the daemon is one of an earlier version, or as good as.
+    #[must_use]
+    pub fn is_earlier(&self) -> bool {
+        self.earlier.load(Ordering::Relaxed)
+    }
+
+    /// Whatever is started from now on is of the latest version.
+    pub fn upgrade(&self) {
+        self.earlier.store(false, Ordering::Relaxed);
     }
 
     /// When and how daemons ended here by themselves.

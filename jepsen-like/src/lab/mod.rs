@@ -57,6 +57,8 @@ pub struct Shape {
     pub folder: PathBuf,
     /// Whether the machines' clocks can be moved.
     pub movable_clocks: bool,
+    /// Whether the daemons do only what an earlier version could, until they are upgraded.
+    pub earlier: bool,
 }
 
 #[derive(Debug)]

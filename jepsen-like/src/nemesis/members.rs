@@ -110,6 +110,6 @@ fn machine_name(node: Node) -> String {
 }
 
 /// What was asked while nobody led is asked again.
-fn insist<T>(attempt: impl FnMut() -> Result<T>) -> Result<T> {
+pub(super) fn insist<T>(attempt: impl FnMut() -> Result<T>) -> Result<T> {
     eventually(Duration::from_secs(30), attempt)
 }

@@ -9,6 +9,7 @@ mod members;
 mod members_of_etcd;
 mod pair;
 mod process;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -74,6 +75,8 @@ pub enum Kind {
     LogFlipped,
     /// Every node is stopped in order and started again, one after the other
     RollingRestart,
+    /// Every node is replaced by a later version, one after the other; once in a run
+    RollingUpgrade,
     /// The leader is told to hand over
     LeaderTransfer,
     /// A voter becomes a learner, and a voter again
@@ -241,6 +244,7 @@ impl Nemesis {
             | Kind::DiskSyncFails
             | Kind::PowerCut
             | Kind::PowerCutAll => self.hurt_disks(kind),
+            Kind::RollingUpgrade => self.upgrade_in_turn(kind),
             Kind::SnapshotTorn | Kind::LogFlipped => self.damage(kind),
             Kind::LeaderTransfer | Kind::Demotion | Kind::Replacement => self.change_members(kind),
             Kind::EtcdKill
@@ -438,6 +442,7 @@ impl Kind {
             | Self::PowerCutAll
             | Self::SnapshotTorn
             | Self::LogFlipped
+            | Self::RollingUpgrade
             | Self::LeaderTransfer
             | Self::Demotion
             | Self::Replacement => store == Store::Raft,

@@ -8,6 +8,8 @@ use rand::Rng;
 
 use super::{Begun, Kind, Nemesis};
 use crate::checker::Law;
+use crate::lab::machine::Machine;
+use crate::ops::Node;
 
 impl Nemesis {
     pub(super) fn hurt_processes(&mut self, kind: Kind) -> Result<Begun> {
@@ -89,18 +91,25 @@ impl Nemesis {
     fn restart_in_turn(&mut self, kind: Kind) -> Result<Begun> {
         let begun = self.begin(kind, "one after the other", []);
         for node in self.nodes() {
-            let machine = self.machine(node).clone();
-            if let Err(error) = machine.stop() {
-                let what = format!("n{node} on SIGTERM: {error:#}");
-                self.shared.recorder.violation(Law::DaemonsStayUp, what);
-                machine.kill()?;
-            }
-            machine.start()?;
-            let deadline = Instant::now() + Duration::from_secs(30);
-            while self.catalog_of(node).is_err() && Instant::now() < deadline && !self.stopped() {
-                thread::sleep(Duration::from_millis(20));
-            }
+            self.restart(node, |_| ())?;
         }
         Ok(begun)
+    }
+
+    /// Ends a daemon in order and starts it again, and waits until it knows the catalog.
+    pub(super) fn restart(&self, node: Node, between: impl FnOnce(&Machine)) -> Result<()> {
+        let machine = self.machine(node);
+        if let Err(error) = machine.stop() {
+            let what = format!("n{node} on SIGTERM: {error:#}");
+            self.shared.recorder.violation(Law::DaemonsStayUp, what);
+            machine.kill()?;
+        }
+        between(machine);
+        machine.start()?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.catalog_of(node).is_err() && Instant::now() < deadline && !self.stopped() {
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 }
