@@ -42,6 +42,16 @@ fn a_catalog_in_etcd_is_kept_under_every_nemesis() {
 }
 
 #[test]
+fn members_of_seven_come_and_go_while_writes_are_taken() {
+    let nemeses = "replacement,demotion,leader-transfer,kill,kill-leader,rolling-upgrade";
+    let args = ["--nodes", "7", "--seed", "8", "--nemesis", nemeses];
+    let length = ["--minutes", "0.3", "--hold", "0.5"];
+    let (code, said) = run(&[&args[..], &length].concat());
+    assert_eq!(code, Some(0));
+    assert!(said.contains("clean: merlin kept every promise"));
+}
+
+#[test]
 fn what_does_not_go_with_a_store_is_refused() {
     for args in [
         ["--store", "etcd3", "--nemesis", "snapshot-torn"],
