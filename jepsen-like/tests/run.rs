@@ -6,6 +6,8 @@
     reason = "helpers of tests are tests too"
 )]
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 /// Prints what the run says, which is what there is to know of a failure.
@@ -49,6 +51,32 @@ fn members_of_seven_come_and_go_while_writes_are_taken() {
     let (code, said) = run(&[&args[..], &length].concat());
     assert_eq!(code, Some(0));
     assert!(said.contains("clean: merlin kept every promise"));
+}
+
+/// A version that is as new as the rest before anybody upgraded it.
+#[test]
+fn what_is_new_before_the_last_upgrade_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let eager = folder.path().join("merlin");
+    let merlin = Path::new(env!("CARGO_BIN_EXE_jepsen-like")).with_file_name("merlin");
+    let script = format!(
+        "#!/bin/sh\nunset MERLIN_COMMAND_LEVEL\nexec '{}' \"$@\"\n",
+        merlin.display()
+    );
+    std::fs::write(&eager, script).unwrap();
+    std::fs::set_permissions(&eager, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let args = [
+        "--nodes",
+        "3",
+        "--seed",
+        "8",
+        "--nemesis",
+        "rolling-upgrade",
+    ];
+    let length = ["--minutes", "0.05", "--merlin", eager.to_str().unwrap()];
+    let (code, said) = run(&[&args[..], &length].concat());
+    assert_eq!(code, Some(1));
+    assert!(said.contains("BROKEN: what is new waits for the last upgrade"));
 }
 
 #[test]
