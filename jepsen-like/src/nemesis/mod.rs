@@ -159,6 +159,9 @@ pub(crate) fn run(
             if nemesis.stopped() || (!first_round && Instant::now() >= until) {
                 return Ok(());
             }
+            if !nemesis.has_left(kind) {
+                continue;
+            }
             let beside = match overlap {
                 true => pair::companion(kind, &kinds, &mut nemesis.dice),
                 false => None,
@@ -178,6 +181,12 @@ pub(crate) fn run(
 impl Nemesis {
     fn stopped(&self) -> bool {
         self.shared.stop.is_cancelled()
+    }
+
+    /// Whether there is anything that this could be done to.
+    fn has_left(&self, kind: Kind) -> bool {
+        let is_earlier = |node| self.machine(node).is_earlier();
+        kind != Kind::RollingUpgrade || self.shared.lab.nodes().any(is_earlier)
     }
 
     fn now(&self) -> Moment {

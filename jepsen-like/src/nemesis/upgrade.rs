@@ -12,14 +12,8 @@ use crate::ops::Node;
 
 impl Nemesis {
     pub(super) fn upgrade_in_turn(&mut self, kind: Kind) -> Result<Begun> {
-        let mut begun = self.begin(kind, "one after the other", []);
-        let nodes = self.nodes();
-        if !nodes.iter().any(|node| self.machine(*node).is_earlier()) {
-            begun.detail = "every node is upgraded already, nothing was done".to_owned();
-            begun.happened = false;
-            return Ok(begun);
-        }
-        for node in nodes {
+        let begun = self.begin(kind, "one after the other", []);
+        for node in self.nodes() {
             insist(|| self.is_refused(node))?;
             self.restart(node, |machine| machine.upgrade())?;
         }
