@@ -60,10 +60,18 @@ impl Shared {
                 return Ok(self.held());
             }
             let arrived = replica.wait_for(|replica| replica.revision() >= newer.revision);
-            match timeout_at(Instant::now() + CATCH_UP, arrived).await {
-                Ok(Ok(_)) => return Ok(self.held()),
-                _ if self.views.replica.borrow().revision() != seen.revision() => stuck = 0,
-                _ => stuck += 1,
+            // What it waited for is let go of here. Held on to while the replica is looked at again, it
+            // would wait for the next change to be published, and that for it.
+            let arrived = matches!(
+                timeout_at(Instant::now() + CATCH_UP, arrived).await,
+                Ok(Ok(_))
+            );
+            if arrived {
+                return Ok(self.held());
+            }
+            match self.views.replica.borrow().revision() == seen.revision() {
+                true => stuck += 1,
+                false => stuck = 0,
             }
             if stuck == STUCK {
                 self.doubt.notify_one();
