@@ -9,6 +9,9 @@ use tokio::time::Instant;
 use crate::guard::Removal;
 use crate::replica::Problem;
 
+/// A store that has just gone away is likely to be back soon: another member takes over.
+const GRACE: Duration = Duration::from_secs(3);
+
 /// Which of etcd's two stores keeps the records. They do not see each other's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
@@ -70,5 +73,10 @@ impl Status {
     /// For how long the catalog may have missed changes.
     pub fn lag(&self) -> Duration {
         self.lost.map(|lost| lost.elapsed()).unwrap_or_default()
+    }
+
+    /// For how long it is worth waiting for the store, which is not long once it is away for long.
+    pub(crate) fn grace(&self) -> Duration {
+        GRACE.saturating_sub(self.lag())
     }
 }

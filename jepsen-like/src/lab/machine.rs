@@ -208,7 +208,7 @@ impl Machine {
         self.earlier.load(Ordering::Relaxed)
     }
 
-    /// Whatever is started from now on is of the latest version.
+    /// What is started from now on is of the latest version.
     pub fn upgrade(&self) {
         self.earlier.store(false, Ordering::Relaxed);
     }

@@ -8,7 +8,6 @@ use rand::Rng;
 
 use super::{Begun, Kind, Nemesis};
 use crate::checker::Law;
-use crate::lab::machine::Machine;
 use crate::ops::Node;
 
 impl Nemesis {
@@ -91,20 +90,19 @@ impl Nemesis {
     fn restart_in_turn(&mut self, kind: Kind) -> Result<Begun> {
         let begun = self.begin(kind, "one after the other", []);
         for node in self.nodes() {
-            self.restart(node, |_| ())?;
+            self.restart(node)?;
         }
         Ok(begun)
     }
 
     /// Ends a daemon in order and starts it again, and waits until it knows the catalog.
-    pub(super) fn restart(&self, node: Node, between: impl FnOnce(&Machine)) -> Result<()> {
+    pub(super) fn restart(&self, node: Node) -> Result<()> {
         let machine = self.machine(node);
         if let Err(error) = machine.stop() {
             let what = format!("n{node} on SIGTERM: {error:#}");
             self.shared.recorder.violation(Law::DaemonsStayUp, what);
             machine.kill()?;
         }
-        between(machine);
         machine.start()?;
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.catalog_of(node).is_err() && Instant::now() < deadline && !self.stopped() {

@@ -15,7 +15,8 @@ impl Nemesis {
         let begun = self.begin(kind, "one after the other", []);
         for node in self.nodes() {
             insist(|| self.is_refused(node))?;
-            self.restart(node, |machine| machine.upgrade())?;
+            self.machine(node).upgrade();
+            self.restart(node)?;
         }
         let last = self.any();
         if let Err(error) = insist(|| self.use_what_is_new(last)) {

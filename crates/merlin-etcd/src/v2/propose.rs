@@ -22,9 +22,6 @@ const IN_FLIGHT: usize = 16;
 /// A deletion that meets new servers time and again leaves them to the status.
 const ROUNDS: usize = 5;
 
-/// A store that has just gone away is likely to be back soon: another member takes over.
-const GRACE: Duration = Duration::from_secs(3);
-
 /// Why there is nobody to ask.
 struct Away(String);
 
@@ -153,8 +150,8 @@ impl Shared {
     /// The client to use. While there is none for long there is no point in waiting.
     async fn client(&self) -> Result<Arc<Client>, Away> {
         let mut clients = self.client.subscribe();
-        let lag = self.views.status.borrow().lag();
-        let present = timeout(GRACE.saturating_sub(lag), clients.wait_for(Option::is_some)).await;
+        let grace = self.views.status.borrow().grace();
+        let present = timeout(grace, clients.wait_for(Option::is_some)).await;
         let present = present.ok().and_then(Result::ok);
         present.and_then(|client| client.clone()).ok_or_else(|| {
             let reason = self.views.status.borrow().unavailable.clone();

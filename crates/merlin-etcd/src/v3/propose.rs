@@ -32,8 +32,6 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 const CATCH_UP: Duration = Duration::from_millis(500);
 /// How long an answer waits for this node's own copy to hold the change.
 const OWN_WRITE: Duration = Duration::from_millis(250);
-/// A store that has just gone away is likely to be back soon: another member takes over.
-const GRACE: Duration = Duration::from_secs(3);
 
 impl Shared {
     /// Has the store decide a command.
@@ -52,8 +50,8 @@ impl Shared {
                 return Err(attempts.give_up(reason.unwrap_or_else(|| "no connection".to_owned())));
             };
             if Instant::now() >= deadline {
-                let reason = attempts.not_taken.take();
-                let reason = reason
+                let not_taken = attempts.not_taken.take();
+                let reason = not_taken
                     .unwrap_or_else(|| "others kept changing what the command is about".to_owned());
                 return Err(attempts.give_up(reason));
             }
@@ -258,10 +256,10 @@ impl Shared {
     /// something has to be found out.
     pub(super) async fn connected(&self, deadline: Instant, patient: bool) -> Option<Session> {
         let mut sessions = self.session.subscribe();
-        let lag = self.views.status.borrow().lag();
+        let grace = self.views.status.borrow().grace();
         let until = match patient {
             true => deadline,
-            false => deadline.min(Instant::now() + GRACE.saturating_sub(lag)),
+            false => deadline.min(Instant::now() + grace),
         };
         let present = timeout_at(until, sessions.wait_for(Option::is_some)).await;
         present.ok()?.ok()?.clone()
