@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use merlin_model::Catalog;
 use merlin_model::store::ReadError;
+use merlin_model::{Catalog, Revision};
 use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
 use super::error::CallError;
 use super::session::Session;
+use crate::replica::Replica;
 
 /// How long to wait for a change that is on its way before asking again.
 const CATCH_UP: Duration = Duration::from_millis(100);
@@ -35,31 +36,16 @@ impl Shared {
                 return Err(ReadError::Unavailable { reason });
             };
             let seen = self.views.replica.borrow().clone();
-            // Cheap, and enough where nobody but merlin uses this etcd.
-            let now = session.revision(seen.layout()).await;
-            let mut replica = self.views.replica.clone();
-            match now {
-                Ok(now) if self.horizon() >= now || replica.borrow().revision() >= now => {
-                    return Ok(self.held());
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    self.elsewhere(error, &session).await?;
-                    continue;
-                }
-            }
-            // etcd's revision moves for many reasons. What counts is whether the records did.
-            let newer = match session.newer(seen.layout(), seen.revision()).await {
-                Ok(newer) => newer,
+            let missing = match self.missing(&session, &seen).await {
+                Ok(Some(missing)) => missing,
+                Ok(None) => return Ok(self.held()),
                 Err(error) => {
                     self.elsewhere(error, &session).await?;
                     continue;
                 }
             };
-            if !newer.changed && newer.count == seen.len() {
-                return Ok(self.held());
-            }
-            let arrived = replica.wait_for(|replica| replica.revision() >= newer.revision);
+            let mut replica = self.views.replica.clone();
+            let arrived = replica.wait_for(|replica| replica.revision() >= missing);
             // What it waited for is let go of here. Held on to while the replica is looked at again, it
             // would wait for the next change to be published, and that for it.
             let arrived = matches!(
@@ -77,6 +63,23 @@ impl Shared {
                 self.doubt.notify_one();
             }
         }
+    }
+
+    /// Up to which revision a copy lacks something, if it does.
+    async fn missing(
+        &self,
+        session: &Session,
+        seen: &Replica,
+    ) -> Result<Option<Revision>, CallError> {
+        // Cheap, and enough where nobody but merlin uses this etcd.
+        let now = session.revision(seen.layout()).await?;
+        if self.horizon() >= now || self.views.replica.borrow().revision() >= now {
+            return Ok(None);
+        }
+        // etcd's revision moves for many reasons. What counts is whether the records did.
+        let newer = session.newer(seen.layout(), seen.revision()).await?;
+        let lacks = newer.changed || newer.count != seen.len();
+        Ok(lacks.then_some(newer.revision))
     }
 
     fn held(&self) -> Arc<Catalog> {
