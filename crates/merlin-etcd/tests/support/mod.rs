@@ -32,9 +32,11 @@ pub(crate) fn address() -> Ipv4Addr {
     Ipv4Addr::new(127, 100 + high % 100, middle, low)
 }
 
-fn port(address: Ipv4Addr) -> u16 {
-    let listener = TcpListener::bind((address, 0)).expect("a loopback port");
-    listener.local_addr().expect("its address").port()
+/// Two ports. The first is only let go once there is the second: a free one is handed out again.
+fn ports(address: Ipv4Addr) -> [u16; 2] {
+    let listen = || TcpListener::bind((address, 0)).expect("a loopback port");
+    let listeners = [listen(), listen()];
+    listeners.map(|listener| listener.local_addr().expect("its address").port())
 }
 
 /// What a member is started with beyond the ordinary.
@@ -80,8 +82,9 @@ impl Etcd {
         let places: Vec<_> = (0..size)
             .map(|n| {
                 let address = options.address.unwrap_or_else(address);
-                let client = format!("{scheme}://{address}:{}", port(address));
-                let peer = format!("http://{address}:{}", port(address));
+                let [client, peer] = ports(address);
+                let client = format!("{scheme}://{address}:{client}");
+                let peer = format!("http://{address}:{peer}");
                 (format!("m{n}"), client, peer)
             })
             .collect();
@@ -263,8 +266,11 @@ where
 }
 
 pub(crate) async fn connected(store: &EtcdStore) {
-    let what = "the store is connected";
-    eventually(what, || store.status().is_connected()).await;
+    let until = Instant::now() + DEADLINE;
+    while let Some(reason) = store.status().unavailable {
+        assert!(Instant::now() < until, "never connected: {reason}");
+        sleep(POLL).await;
+    }
 }
 
 /// Names of the services a store knows of.
