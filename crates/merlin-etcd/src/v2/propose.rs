@@ -120,8 +120,10 @@ impl Shared {
             let client = self.client().await?;
             let replica = self.views.replica.borrow().clone();
             let decision = decide(&replica, command);
-            // A refusal must not rest on a copy that lags, nor a claim, which nothing guards.
-            if !fresh && (decision.writes.is_empty() || is_claim(&decision)) {
+            // A refusal must not rest on a copy that lags, nor a claim or a clearance, which nothing
+            // guards.
+            let unguarded = is_claim(&decision) || is_clearance(&decision);
+            if !fresh && (decision.writes.is_empty() || unguarded) {
                 self.refresh().await;
                 fresh = true;
                 continue;
@@ -388,6 +390,16 @@ fn is_claim(decision: &Decision) -> bool {
     decision.guards.iter().any(quiet)
 }
 
+/// Whether it deletes what a service left behind that is gone. A deletion takes the servers one by one,
+/// and a copy may have seen the first of that and not the last.
+fn is_clearance(decision: &Decision) -> bool {
+    let is_gone = |write: &Write| match write {
+        Write::Delete { key } => guard_of(decision, key).is_none(),
+        Write::Put { .. } | Write::DeleteAll { .. } => false,
+    };
+    decision.writes.iter().any(is_gone)
+}
+
 /// Refuses names that etcd would hide.
 fn hidden(mutation: &Mutation) -> Result<(), Rejection> {
     match mutation {
@@ -404,5 +416,41 @@ fn hidden(mutation: &Mutation) -> Result<(), Rejection> {
 fn lost(error: CallError) -> ProposeError {
     ProposeError::Unavailable {
         reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use merlin_model::Timestamp;
+
+    use super::*;
+    use crate::layout::Layout;
+    use crate::replica::Stored;
+
+    #[test]
+    fn servers_whose_service_is_gone_are_not_cleared_away_on_an_old_copy() {
+        let layout = Layout::default();
+        let id = ServiceId::new("web").unwrap();
+        let stored = Stored {
+            value: "anything".into(),
+            created: Revision(1),
+            changed: Revision(1),
+        };
+        let server = (
+            layout.named_server(&id, "10.0.0.1:80").into_bytes(),
+            Some(stored.clone()),
+        );
+        let service = (layout.service(&id).into_bytes(), Some(stored));
+        let deletion = |records: Vec<_>| {
+            let mut replica = Replica::new(Layout::default());
+            replica.step(Revision(1), records);
+            let mutation = Mutation::DeleteService { id: id.clone() };
+            decide(&replica, &Command::new(Timestamp::default(), mutation))
+        };
+        let clearance = deletion(vec![server.clone()]);
+        assert!(!clearance.writes.is_empty() && is_clearance(&clearance));
+        let guarded = deletion(vec![service, server]);
+        assert!(!guarded.writes.is_empty() && !is_clearance(&guarded));
+        assert!(!is_clearance(&deletion(vec![])));
     }
 }
