@@ -1,6 +1,7 @@
 //! What a node of the store can be told.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub struct Config {
     /// The commands that this node makes use of: the latest there are, or fewer, as an earlier
     /// version would.
     pub level: Level,
+    /// Entries between two snapshots; none for what is usual. Fewer are for tests.
+    pub snapshot_every: Option<NonZeroU64>,
 }
 
 /// How patient the nodes of a cluster are with each other. They should agree on it.
@@ -54,15 +57,12 @@ impl Default for Timers {
 )]
 pub struct InvalidTimers(Timers);
 
-/// Entries between two snapshots.
-pub(crate) const SNAPSHOT_EVERY: u64 = 2000;
-
-/// Entries kept although a snapshot covers them: back to the snapshot before the last, with some
-/// to spare for those that arrive while a snapshot is written.
-const KEPT_BEHIND_SNAPSHOT: u64 = SNAPSHOT_EVERY + 1000;
+/// Entries between two snapshots, where nothing else is asked for.
+pub(crate) const SNAPSHOT_EVERY: NonZeroU64 = NonZeroU64::new(2000).unwrap();
 
 impl Timers {
-    pub(crate) fn raft(&self) -> Result<openraft::Config, InvalidTimers> {
+    /// What consensus is told, with so many entries between two snapshots.
+    pub(crate) fn raft(&self, every: NonZeroU64) -> Result<openraft::Config, InvalidTimers> {
         let sane = self.heartbeat >= Duration::from_millis(10)
             && self.heartbeat * 2 < self.election_min
             && self.election_min < self.election_max;
@@ -79,8 +79,10 @@ impl Timers {
             max_payload_entries: 64,
             // Only decides when a new learner counts as caught up.
             replication_lag_threshold: 64,
-            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
-            max_in_snapshot_log_to_keep: KEPT_BEHIND_SNAPSHOT,
+            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(every.get()),
+            // Back to the snapshot before the last, with some to spare for those that arrive while
+            // a snapshot is written.
+            max_in_snapshot_log_to_keep: every.get().saturating_add(every.get() / 2),
             purge_batch_size: 256,
             ..openraft::Config::default()
         })
@@ -99,11 +101,12 @@ mod tests {
 
     #[test]
     fn what_the_daemon_ships_is_valid_and_nonsense_is_not() {
-        Timers::default().raft().unwrap().validate().unwrap();
+        let shipped = Timers::default().raft(SNAPSHOT_EVERY).unwrap();
+        shipped.validate().unwrap();
         let hasty = Timers {
             election_min: Timers::default().heartbeat,
             ..Timers::default()
         };
-        assert!(hasty.raft().is_err());
+        assert!(hasty.raft(SNAPSHOT_EVERY).is_err());
     }
 }

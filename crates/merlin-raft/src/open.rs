@@ -9,6 +9,7 @@
 //! the log; only that one has signed anything.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -26,7 +27,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 use crate::announce;
 use crate::aside::{self, Silence};
 use crate::cluster::{AuthorityKeys, ClusterChange, Founding};
-use crate::config::{Config, InvalidTimers, Timers};
+use crate::config::{Config, InvalidTimers, SNAPSHOT_EVERY, Timers};
 use crate::consensus::Consensus;
 use crate::datadir::{DataDir, DataDirError, Introducer, NodeFile};
 use crate::handover::Handover;
@@ -115,9 +116,10 @@ impl RaftStore {
     /// What was committed before is published when this returns, whether or not a quorum of the
     /// cluster can be reached.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        config.timers.raft()?;
+        config.timers.raft(SNAPSHOT_EVERY)?;
         let mut disk = Disk::open(config.data_dir.clone()).await?;
         disk.limit(config.level)?;
+        disk.snapshot_every = config.snapshot_every.unwrap_or(SNAPSHOT_EVERY);
         let listener = TcpListener::bind(config.peer_addr).await;
         let listener = listener.map_err(|source| OpenError::Listen {
             addr: config.peer_addr,
@@ -205,7 +207,7 @@ impl RaftStore {
             pause: timers.heartbeat,
         };
         let (machine, views) = StateMachine::new(disk.state, disk.snapshots, disk.level);
-        let config = Arc::new(timers.raft()?);
+        let config = Arc::new(timers.raft(disk.snapshot_every)?);
         let raft = Raft::new(node, config, network, disk.log.clone(), machine).await;
         let raft = raft.map_err(start_failed)?;
         let levels = Levels {
@@ -371,6 +373,7 @@ pub(crate) struct Disk {
     snapshots: Arc<Snapshots>,
     state: State,
     level: Level,
+    pub(crate) snapshot_every: NonZeroU64,
 }
 
 impl Disk {
@@ -382,6 +385,14 @@ impl Disk {
     }
 
     fn open_blocking(path: &Path) -> Result<Self, OpenError> {
+        Self::open_with(path, |log| Ok(LogStore::open(log)?))
+    }
+
+    /// Opens what is in the directory, and the log in its own way.
+    pub(crate) fn open_with(
+        path: &Path,
+        open_log: impl FnOnce(&Path) -> Result<LogStore, OpenError>,
+    ) -> Result<Self, OpenError> {
         let dir = DataDir::open(path)?;
         let node = match dir.node()? {
             Some(node) => node,
@@ -397,7 +408,7 @@ impl Disk {
         };
         let snapshots = Snapshots::open(dir.snapshots()).map_err(OpenError::snapshots)?;
         let state = snapshots.load().map_err(OpenError::snapshots)?;
-        let log = LogStore::open(&dir.log())?;
+        let log = open_log(&dir.log())?;
         dir.set_has_log(&node)?;
         Ok(Self {
             dir,
@@ -406,6 +417,7 @@ impl Disk {
             snapshots: Arc::new(snapshots),
             state: state.unwrap_or_default(),
             level: Level::LATEST,
+            snapshot_every: SNAPSHOT_EVERY,
         })
     }
 

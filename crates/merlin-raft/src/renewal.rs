@@ -112,6 +112,7 @@ mod tests {
             peer_addr: ([127, 0, 0, 1], 0).into(),
             timers: TIMERS,
             level: crate::Level::LATEST,
+            snapshot_every: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -188,6 +189,11 @@ pub(crate) struct Settings {
     /// Keeps the way back to that version open while others are tried.
     #[arg(long, env = "MERLIN_COMMAND_LEVEL", value_name = "N", hide = true)]
     pub(crate) command_level: Option<u32>,
+    /// Write a snapshot whenever so many entries were added to the log [default: 2000]
+    ///
+    /// Fewer than usual are for tests, which have no time to wait for one.
+    #[arg(long, env = "MERLIN_SNAPSHOT_EVERY", value_name = "N", hide = true)]
+    pub(crate) snapshot_every: Option<NonZeroU64>,
     /// Form of the log on standard error [default: text]
     #[arg(long, env = "MERLIN_LOG_FORMAT", value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,

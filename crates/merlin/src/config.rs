@@ -1,6 +1,7 @@
 //! The daemon's configuration: flags over environment over file over defaults.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) election_timeout: Duration,
     pub(crate) promote_after: Duration,
     pub(crate) command_level: Level,
+    pub(crate) snapshot_every: Option<NonZeroU64>,
     pub(crate) log_format: LogFormat,
     pub(crate) metrics_per_server: bool,
     pub(crate) debug: bool,
@@ -156,6 +158,7 @@ impl Config {
             election_timeout,
             promote_after: given.promote_after.unwrap_or(Duration::from_secs(10)),
             command_level,
+            snapshot_every: given.snapshot_every,
             log_format: given.log_format.unwrap_or(LogFormat::Text),
             metrics_per_server: given.metrics_per_server.unwrap_or(false),
             debug: given.debug.unwrap_or(false),
@@ -215,6 +218,7 @@ impl Settings {
             election_timeout,
             promote_after,
             command_level,
+            snapshot_every,
             log_format,
             metrics_per_server,
             debug,

@@ -253,6 +253,7 @@ pub(crate) fn raft_config(config: &Config) -> merlin_raft::Config {
             promote_after: config.promote_after,
         },
         level: config.command_level,
+        snapshot_every: config.snapshot_every,
     }
 }
 

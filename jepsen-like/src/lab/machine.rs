@@ -161,6 +161,8 @@ impl Machine {
             .args(["--log-format", "json"])
             // Who joins while things break must get a vote in the lulls.
             .args(["--promote-after", "500ms"])
+            // So that even a short run has snapshots to tear and to send.
+            .env("MERLIN_SNAPSHOT_EVERY", "200")
             .envs(self.environment.iter().cloned());
         if self.is_earlier() {
             command.env("MERLIN_COMMAND_LEVEL", "1");

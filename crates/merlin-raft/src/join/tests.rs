@@ -49,6 +49,7 @@ impl Node {
             peer_addr: self.addr,
             timers: TIMERS,
             level: Level::LATEST,
+            snapshot_every: None,
         };
         self.store = Some(RaftStore::open(config).await?);
         Ok(())

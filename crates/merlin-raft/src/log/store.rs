@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, RaftLogReader, StorageIOError};
 
-use super::engine::LogEngine;
-use super::error::{OpenError, WriteError};
+use super::engine::{Ack, LogEngine};
+use super::error::{OpenError, ReadError, WriteError};
 use super::layout::{Ballot, Position, Record};
 use super::tail::Tail;
 use crate::codec;
@@ -22,20 +22,42 @@ const TAIL: usize = 8 << 20;
 /// Bytes of entries sent to a follower in one message; several times less than a peer accepts.
 const MESSAGE: usize = 4 << 20;
 
+/// What keeps the records of a log: that on the disk, or one of a simulation. The methods are those
+/// of [`LogEngine`].
+pub(crate) trait Engine: Debug + Send + Sync {
+    fn append(&self, records: Vec<Record>) -> Ack;
+    fn truncate(&self, from: u64) -> Ack;
+    fn purge(&self, upto: Position) -> Ack;
+    fn save_vote(&self, vote: Ballot) -> Ack;
+    fn save_committed(&self, committed: Option<Position>) -> Result<(), WriteError>;
+    fn last(&self) -> Option<Position>;
+    fn purged(&self) -> Option<Position>;
+    fn committed(&self) -> Option<Position>;
+    fn vote(&self) -> Option<Ballot>;
+    /// Blocks.
+    fn read(&self, indices: Range<u64>, limit: usize) -> Result<Vec<Record>, ReadError>;
+    /// Blocks.
+    fn close(&self);
+}
+
 /// Handle of the log; all clones are the same log.
 #[derive(Clone, Debug)]
 pub(crate) struct LogStore {
-    engine: Arc<LogEngine>,
+    engine: Arc<dyn Engine>,
     tail: Arc<Mutex<Tail<Entry>>>,
 }
 
 impl LogStore {
     /// Blocks.
     pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
-        Ok(Self {
-            engine: Arc::new(LogEngine::open(dir)?),
+        Ok(Self::on(LogEngine::open(dir)?))
+    }
+
+    pub(crate) fn on(engine: impl Engine + 'static) -> Self {
+        Self {
+            engine: Arc::new(engine),
             tail: Arc::new(Mutex::new(Tail::new(TAIL))),
-        })
+        }
     }
 
     /// Gives the directory free, also while openraft still holds handles. Blocks.
@@ -51,9 +73,9 @@ impl LogStore {
         if let Some(entries) = self.tail().read(indices.clone(), limit) {
             return Ok(entries);
         }
-        let reader = self.engine.reader();
+        let engine = Arc::clone(&self.engine);
         let decode = move || -> Result<Vec<Entry>, AnyError> {
-            let records = reader.read(indices, limit).map_err(|e| AnyError::new(&e))?;
+            let records = engine.read(indices, limit).map_err(|e| AnyError::new(&e))?;
             let decoded = records.into_iter().map(|r| codec::decode_entry(r.bytes));
             decoded
                 .collect::<Result<_, _>>()
@@ -63,6 +85,52 @@ impl LogStore {
             .await
             .unwrap_or_else(|e| Err(AnyError::new(&e)));
         entries.map_err(|e| StorageIOError::read_logs(e).into())
+    }
+}
+
+impl Engine for LogEngine {
+    fn append(&self, records: Vec<Record>) -> Ack {
+        self.append(records)
+    }
+
+    fn truncate(&self, from: u64) -> Ack {
+        self.truncate(from)
+    }
+
+    fn purge(&self, upto: Position) -> Ack {
+        self.purge(upto)
+    }
+
+    fn save_vote(&self, vote: Ballot) -> Ack {
+        self.save_vote(vote)
+    }
+
+    fn save_committed(&self, committed: Option<Position>) -> Result<(), WriteError> {
+        self.save_committed(committed)
+    }
+
+    fn last(&self) -> Option<Position> {
+        self.last()
+    }
+
+    fn purged(&self) -> Option<Position> {
+        self.purged()
+    }
+
+    fn committed(&self) -> Option<Position> {
+        self.committed()
+    }
+
+    fn vote(&self) -> Option<Ballot> {
+        self.vote()
+    }
+
+    fn read(&self, indices: Range<u64>, limit: usize) -> Result<Vec<Record>, ReadError> {
+        self.reader().read(indices, limit)
+    }
+
+    fn close(&self) {
+        self.close();
     }
 }
 

@@ -15,6 +15,7 @@ async fn open(path: &Path) -> Result<RaftStore, OpenError> {
         peer_addr: ([127, 0, 0, 1], 0).into(),
         timers: TIMERS,
         level: crate::Level::LATEST,
+        snapshot_every: None,
     })
     .await
 }

@@ -25,6 +25,7 @@ fn config(dir: &Path) -> Config {
             ..Timers::default()
         },
         level: Level::LATEST,
+        snapshot_every: None,
     }
 }
 
