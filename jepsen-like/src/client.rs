@@ -230,7 +230,7 @@ fn outcome(status: Status) -> Result<Outcome, Odd> {
 
 // === to the wire ===
 
-fn service(action: &Action) -> VirtualService {
+pub(crate) fn service(action: &Action) -> VirtualService {
     let (id, port, value) = match *action {
         Action::CreateService {
             service,
@@ -261,7 +261,7 @@ fn service(action: &Action) -> VirtualService {
     }
 }
 
-fn server(action: &Action) -> RealServer {
+pub(crate) fn server(action: &Action) -> RealServer {
     let value = action.value();
     let config = value.map(|value| real_server::Config {
         weight: Some(weight(value)),
@@ -345,7 +345,7 @@ fn server_value(server: &RealServer) -> Option<Serial> {
     (config.weight == Some(weight(value))).then_some(value)
 }
 
-fn catalog(listed: &ListResponse) -> Result<Catalog, Odd> {
+pub(crate) fn catalog(listed: &ListResponse) -> Result<Catalog, Odd> {
     let mut services = BTreeMap::new();
     for item in &listed.items {
         let shown = item.service.clone().unwrap_or_default();

@@ -1,15 +1,18 @@
 //! Tries to break merlin from outside and says honestly whether it did.
 //!
-//! It drives the built daemon over its API and hurts it as hosts do. What it observed is judged by
+//! It drives the built daemon over its API and hurts it as hosts do, but for the fast lane. What it observed is judged by
 //! pure code; a failure of the harness itself is an error, never a verdict.
 //!
 //! * [`run`]: a cluster in network namespaces ([`lab`]), clients that record what they are told
 //!   ([`workload`], [`ops`]), faults ([`nemesis`]), and the judgement ([`checker`]).
+//! * [`fast`]: the same clients and the same judgement on the store alone, in this process and in
+//!   no time.
 //! * [`kill`] and [`power`]: one daemon, killed or without power, again and again, judged by
 //!   [`history`].
 
 pub mod checker;
 pub mod client;
+pub mod fast;
 pub mod history;
 pub mod kill;
 pub mod lab;

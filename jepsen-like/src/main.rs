@@ -9,10 +9,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jepsen_like::fast;
 use jepsen_like::history::{History, Serial};
 use jepsen_like::kill::{self, Plan};
 use jepsen_like::lab::{Store, enclosure};
@@ -37,6 +38,11 @@ enum Ordeal {
     /// with them. The exit code is 0 when merlin kept every promise, 1 when it broke one, and 3
     /// when this program failed and nothing is proved.
     Run(RunArgs),
+    /// The same judgement on clusters in this process, thousands of them in a minute
+    ///
+    /// Network and disks are simulated and the clock is too, so that it needs neither root nor time. It
+    /// leaves out what only the other commands have: real disks, TLS, the API and the data plane.
+    Fast(FastArgs),
     /// Kill one daemon with -9 at random moments during writes
     Kill {
         #[arg(long, default_value_t = 100)]
@@ -113,6 +119,10 @@ const HARNESS_FAILED: u8 = 3;
 fn main() -> ExitCode {
     match Cli::parse().ordeal {
         Ordeal::Run(args) => run_cluster(args),
+        Ordeal::Fast(args) => run_fast(&args).unwrap_or_else(|error| {
+            eprintln!("{error:#}");
+            ExitCode::from(HARNESS_FAILED)
+        }),
         ordeal => match tokio::runtime::Runtime::new() {
             Ok(runtime) => runtime.block_on(run_daemon(ordeal)),
             Err(error) => {
@@ -153,6 +163,74 @@ fn try_cluster(args: RunArgs) -> Result<ExitCode> {
         Verdict::Broken => ExitCode::FAILURE,
         Verdict::HarnessFailed => ExitCode::from(HARNESS_FAILED),
     })
+}
+
+fn run_fast(args: &FastArgs) -> Result<ExitCode> {
+    let seed = args.seed.unwrap_or_else(rand::random);
+    println!("seed {seed}");
+    let plan = fast::Plan {
+        first_seed: seed,
+        seeds: match (args.seeds, args.minutes) {
+            (Some(seeds), _) => seeds,
+            (None, Some(_)) => u64::MAX,
+            (None, None) => 1000,
+        },
+        time: args.minutes.map_or(Duration::MAX, |minutes| {
+            Duration::from_secs_f64(minutes * 60.0)
+        }),
+        nodes: args.nodes,
+        until_broken: args.until_broken,
+        folder: match &args.folder {
+            Some(folder) => folder.clone(),
+            None => format!("jepsen-runs/fast-{seed}").into(),
+        },
+    };
+    let begun = Instant::now();
+    let tally = fast::run(&plan, |line| println!("{line}"))?;
+    let rate = tally.seeds as f64 / begun.elapsed().as_secs_f64() * 60.0;
+    println!(
+        "{} seeds, {rate:.0} per minute; writes: {}, {} done, {} of unknown outcome; reads: {}; \
+         frames of watches: {}",
+        tally.seeds, tally.writes, tally.done, tally.unknown, tally.reads, tally.frames
+    );
+    println!("faults: {}", tally.faults.values().sum::<usize>());
+    for (name, times) in &tally.faults {
+        println!("  {name:36} {times} x");
+    }
+    for report in &tally.broken {
+        for violation in &report.judgement.violations {
+            println!("BROKEN: seed {}: {violation}", report.seed);
+        }
+    }
+    if tally.broken.is_empty() {
+        println!("clean: merlin kept every promise");
+        Ok(ExitCode::SUCCESS)
+    } else {
+        println!("{}", plan.folder.display());
+        println!("BROKEN: merlin broke a promise");
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+#[derive(Debug, Args)]
+struct FastArgs {
+    /// The first seed; each cluster takes the next one [default: any]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many clusters [default: 1000, or as many as --minutes allow]
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// For how long
+    #[arg(long)]
+    minutes: Option<f64>,
+    #[arg(long, default_value_t = 3)]
+    nodes: u8,
+    /// End at the first promise that is broken
+    #[arg(long)]
+    until_broken: bool,
+    /// Where to keep what was seen of broken promises [default: jepsen-runs/fast-SEED]
+    #[arg(long)]
+    folder: Option<PathBuf>,
 }
 
 fn plan(args: RunArgs, seed: u64) -> Result<run::Plan> {
@@ -198,7 +276,7 @@ fn plan(args: RunArgs, seed: u64) -> Result<run::Plan> {
 
 async fn run_daemon(ordeal: Ordeal) -> ExitCode {
     let verdict = match ordeal {
-        Ordeal::Run(_) => return ExitCode::from(HARNESS_FAILED),
+        Ordeal::Run(_) | Ordeal::Fast(_) => return ExitCode::from(HARNESS_FAILED),
         Ordeal::Kill { rounds, seed } => {
             println!("seed {seed}");
             let longest = Duration::from_millis(400);

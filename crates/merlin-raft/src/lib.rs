@@ -40,6 +40,8 @@ mod registry;
 mod renewal;
 mod restore;
 mod settle;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod snapshot;
 mod standing;
 mod state;

@@ -351,13 +351,14 @@ impl RaftStore {
             let fatal = metrics.running_state.as_ref().err();
             fatal.is_some_and(|fatal| *fatal != Fatal::Stopped)
         });
-        match failed.await.as_deref() {
-            Ok(openraft::RaftMetrics {
-                running_state: Err(fatal),
-                ..
-            }) => StoreFailed(fatal.to_string()),
+        let fatal = failed
+            .await
+            .ok()
+            .and_then(|metrics| metrics.running_state.clone().err());
+        match fatal {
+            Some(fatal) => StoreFailed(fatal.to_string()),
             // Shut down in order.
-            _ => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -18,9 +18,11 @@ pub mod network;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+
+use tokio::time::Instant;
 
 use crate::ops::{Moment, Node};
 use disk::Disk;
@@ -29,7 +31,7 @@ use machine::Machine;
 /// Where everything of a run is that need not outlive it. A file system of the enclosure.
 pub(crate) const PRIVATE: &str = "/run/jepsen";
 
-/// The one clock of a run.
+/// The one clock of a run. Where tokio's stands still, it does too.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 

@@ -3,10 +3,11 @@
 mod health;
 pub mod monitor;
 pub mod watcher;
-pub mod writer;
+pub(crate) mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 use rand::rngs::StdRng;
@@ -14,15 +15,16 @@ use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::client::{Client, Odd};
 use crate::lab::Lab;
-use crate::model::CHECKED;
-use crate::ops::{Node, Serial};
+use crate::model::{CHECKED, Catalog};
+use crate::ops::{Life, Node, Outcome, Revision, Serial, Write};
 use crate::recorder::Recorder;
 
 /// What all clients share.
 #[derive(Debug)]
-pub struct Shared {
-    pub lab: Arc<Lab>,
+pub struct Shared<S = Lab> {
+    pub lab: Arc<S>,
     pub recorder: Arc<Recorder>,
     pub stop: CancellationToken,
     serials: AtomicU32,
@@ -35,12 +37,74 @@ pub struct Shared {
 pub struct Load {
     pub writers: u32,
     /// Pause between two operations of a writer, on average.
-    pub pause: std::time::Duration,
+    pub pause: Duration,
 }
 
-impl Shared {
+/// Where clients work: the lab, or a cluster in this process.
+pub trait Site: Send + Sync + 'static {
+    type Client: Speaks;
+
+    fn size(&self) -> Node;
+    fn life(&self, node: Node) -> Life;
+    fn client(self: &Arc<Self>, node: Node) -> Self::Client;
+}
+
+/// A connection to one node.
+pub trait Speaks: Send + Sync {
+    /// One attempt at a write.
+    fn write(
+        &self,
+        write: &Write,
+        id: Option<&str>,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Outcome, Odd>> + Send;
+
+    /// Nothing when there is no answer.
+    fn read(
+        &self,
+        stale: bool,
+        patience: Duration,
+    ) -> impl Future<Output = Option<Result<(Revision, Catalog), Odd>>> + Send;
+}
+
+impl Site for Lab {
+    type Client = Client;
+
+    fn size(&self) -> Node {
+        Node::try_from(self.machines.len()).unwrap_or(Node::MAX)
+    }
+
+    fn life(&self, node: Node) -> Life {
+        self.machine(node).life()
+    }
+
+    fn client(self: &Arc<Self>, node: Node) -> Client {
+        Client::new(self.machine(node))
+    }
+}
+
+impl Speaks for Client {
+    async fn write(
+        &self,
+        write: &Write,
+        id: Option<&str>,
+        patience: Duration,
+    ) -> Result<Outcome, Odd> {
+        self.write(write, id, patience).await
+    }
+
+    async fn read(
+        &self,
+        stale: bool,
+        patience: Duration,
+    ) -> Option<Result<(Revision, Catalog), Odd>> {
+        self.read(stale, patience).await.ok()
+    }
+}
+
+impl<S: Site> Shared<S> {
     #[must_use]
-    pub fn new(lab: Arc<Lab>, recorder: Arc<Recorder>, run: u64) -> Self {
+    pub fn new(lab: Arc<S>, recorder: Arc<Recorder>, run: u64) -> Self {
         Self {
             lab,
             recorder,
@@ -55,8 +119,7 @@ impl Shared {
     }
 
     pub(crate) fn any_node(&self, dice: &mut StdRng) -> Node {
-        let nodes: Vec<Node> = self.lab.nodes().collect();
-        nodes[dice.random_range(0..nodes.len())]
+        dice.random_range(1..=self.lab.size())
     }
 }
 

@@ -13,9 +13,9 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Shared;
+use super::{Shared, Site, Speaks};
 use crate::checker::Law;
-use crate::client::{Client, Odd};
+use crate::client::Odd;
 use crate::model::{CHECKED, Catalog, View};
 use crate::ops::{Action, Node, Outcome, ReadRecord, Write, WriteRecord};
 
@@ -30,16 +30,20 @@ const PORTS: std::ops::Range<u16> = 8001..8009;
 /// Few enough to be read in no time.
 const MOST_SERVERS: usize = 8;
 
-struct Writer {
-    shared: Arc<Shared>,
-    clients: Vec<Client>,
+struct Writer<S: Site> {
+    shared: Arc<Shared<S>>,
+    clients: Vec<S::Client>,
     dice: StdRng,
 }
 
-pub(super) async fn run(shared: Arc<Shared>, pause: Duration, dice: StdRng) -> Result<()> {
-    let machines = shared.lab.machines.iter();
+pub(crate) async fn run<S: Site>(
+    shared: Arc<Shared<S>>,
+    pause: Duration,
+    dice: StdRng,
+) -> Result<()> {
+    let nodes = 1..=shared.lab.size();
     let mut writer = Writer {
-        clients: machines.map(|machine| Client::new(machine)).collect(),
+        clients: nodes.map(|node| shared.lab.client(node)).collect(),
         shared,
         dice,
     };
@@ -58,28 +62,27 @@ pub(super) async fn run(shared: Arc<Shared>, pause: Duration, dice: StdRng) -> R
     Ok(())
 }
 
-impl Writer {
-    fn client(&self, node: Node) -> &Client {
+impl<S: Site> Writer<S> {
+    fn client(&self, node: Node) -> &S::Client {
         &self.clients[usize::from(node) - 1]
     }
 
     /// After a silence the connection may be dead without knowing it.
     fn reconnect(&mut self, node: Node) {
-        let machine = self.shared.lab.machine(node);
-        self.clients[usize::from(node) - 1] = Client::new(machine);
+        self.clients[usize::from(node) - 1] = self.shared.lab.client(node);
     }
 
     async fn read(&mut self, stale: bool) {
         let node = self.shared.any_node(&mut self.dice);
-        let life = self.shared.lab.machine(node).life();
+        let life = self.shared.lab.life(node);
         let recorder = Arc::clone(&self.shared.recorder);
         let start = recorder.clock.now();
         let reading = self.client(node).read(stale, PATIENCE);
         match timeout(PATIENCE + GRACE, reading).await {
-            Ok(Ok(Ok((revision, content)))) => {
+            Ok(Some(Ok((revision, content)))) => {
                 let end = recorder.clock.now();
                 // It may have been the next process that answered.
-                let life_after = self.shared.lab.machine(node).life();
+                let life_after = self.shared.lab.life(node);
                 if life == life_after {
                     recorder.read(ReadRecord {
                         start,
@@ -92,8 +95,8 @@ impl Writer {
                     });
                 }
             }
-            Ok(Ok(Err(odd))) => self.odd(node, &odd),
-            Ok(Err(_)) => recorder.failed_read(),
+            Ok(Some(Err(odd))) => self.odd(node, &odd),
+            Ok(None) => recorder.failed_read(),
             Err(_) => {
                 recorder.failed_read();
                 self.reconnect(node);

@@ -276,6 +276,12 @@ fn collect(db: &sled::Db, indices: Range<u64>, limit: usize) -> Result<Vec<Recor
 // === impl Ack ===
 
 impl Ack {
+    /// The answer that comes this way, or that the log is closed.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) const fn of(answer: oneshot::Receiver<Result<(), WriteError>>) -> Self {
+        Self(answer)
+    }
+
     /// For threads that may block.
     pub fn wait(self) -> Result<(), WriteError> {
         self.0.blocking_recv().unwrap_or(Err(WriteError::Closed))

@@ -81,6 +81,8 @@ mod store;
 pub use engine::{Ack, LogEngine, LogReader};
 pub use error::{OpenError, ReadError, WriteError};
 pub use layout::{Ballot, MAX_PAYLOAD, Position, Record};
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use store::Engine;
 pub(crate) use store::{LogStore, position};
 
 #[cfg(test)]
