@@ -63,7 +63,7 @@ pub fn run(plan: &Plan, progress: impl Fn(&str) + Send + Sync) -> Result<Report>
     progress(&format!("a cluster of {} nodes", plan.nodes));
 
     let mut dice = StdRng::seed_from_u64(plan.seed);
-    let recorder = Arc::new(Recorder::new(lab.clock));
+    let recorder = Arc::new(Recorder::new(lab.clock.clone()));
     let shared = Shared::new(Arc::clone(&lab), Arc::clone(&recorder), plan.seed);
     let shared = Arc::new(shared);
     let runtime = Runtime::new()?;

@@ -22,13 +22,28 @@ pub(crate) fn demo() -> Result<()> {
 const MUTANTS: &[&str] = &[
     "build",
     "--package=merlin",
+    "--package=jepsen-like",
     "--features=mutants",
     "--bin=merlin-mutants",
+    "--bin=jepsen-like-mutants",
     "--quiet",
 ];
 
 /// Hurts a cluster for as long as asked, and judges it.
 pub(crate) fn jepsen(args: &[&str]) -> Result<()> {
+    if let ["--fast", args @ ..] = args {
+        setup::install(&[setup::BUILD])?;
+        let run = [
+            "run",
+            "--profile",
+            "fast-lane",
+            "-p",
+            "jepsen-like",
+            "--",
+            "fast",
+        ];
+        return step("the fast lane", "cargo", &[&run[..], args].concat());
+    }
     setup::install(&[setup::BUILD, setup::LAB])?;
     let programs = ["build", "--bins", "-p", "merlin", "-p", "jepsen-like"];
     step("building", "cargo", &programs)?;

@@ -362,9 +362,9 @@ async fn settle(shared: &Shared<Cluster>) -> Result<()> {
     }
     let stores: Vec<_> = cluster.nodes().filter_map(|n| cluster.store(n)).collect();
     for pair in stores.windows(2) {
-        if *pair[0].catalog().borrow() != *pair[1].catalog().borrow() {
+        for part in simulation::differences(&pair[0], &pair[1]) {
             let (a, b) = (pair[0].node_id(), pair[1].node_id());
-            let what = format!("n{a} and n{b} applied the same log and hold different catalogs");
+            let what = format!("n{a} and n{b} applied the same log and hold a different {part}");
             shared.recorder.violation(Law::Convergence, what);
         }
     }

@@ -18,6 +18,7 @@ pub mod network;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -31,9 +32,14 @@ use machine::Machine;
 /// Where everything of a run is that need not outlive it. A file system of the enclosure.
 pub(crate) const PRIVATE: &str = "/run/jepsen";
 
-/// The one clock of a run. Where tokio's stands still, it does too.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
+/// The one clock of a run: it never says the same twice, so that whatever happened is before or
+/// after whatever else did. All clones are the same clock.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    /// By tokio's time, which a test may stop.
+    begun: Instant,
+    last: Arc<AtomicU64>,
+}
 
 /// What the catalog is kept in. By the API of etcd 2 a change may take several steps, which others
 /// see one by one, so a judge of whole changes has nothing to say of it.
@@ -73,12 +79,23 @@ impl Clock {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "a clock begins when it is made")]
     pub fn new() -> Self {
-        Self(Instant::now())
+        Self {
+            begun: Instant::now(),
+            last: Arc::default(),
+        }
     }
 
     #[must_use]
     pub fn now(&self) -> Moment {
-        Moment::try_from(self.0.elapsed().as_micros()).unwrap_or(Moment::MAX)
+        let elapsed = Moment::try_from(self.begun.elapsed().as_micros()).unwrap_or(Moment::MAX);
+        let later = |last| elapsed.max(last + 1);
+        let told = self
+            .last
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                Some(later(last))
+            });
+        // It never declines.
+        later(told.unwrap_or_else(|last| last))
     }
 }
 
@@ -94,7 +111,7 @@ impl Lab {
         let machine = |number| {
             let disk = Disk::create(&Path::new(PRIVATE).join(format!("n{number}")))
                 .with_context(|| format!("making a disk for n{number}"))?;
-            Ok(Arc::new(Machine::new(number, shape, disk, clock)?))
+            Ok(Arc::new(Machine::new(number, shape, disk, clock.clone())?))
         };
         let machines = (1..=shape.nodes).map(machine).collect::<Result<_>>()?;
         Ok(Self { clock, machines })
@@ -163,5 +180,20 @@ fn await_ready(machine: &Machine) -> Result<()> {
             }
             _ => std::thread::sleep(Duration::from_millis(20)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn even_a_clock_that_stands_tells_what_was_first() {
+        let clock = Clock::new();
+        let other = clock.clone();
+        let first = clock.now();
+        assert!(other.now() > first);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(clock.now() >= 1_000_000);
     }
 }

@@ -68,6 +68,7 @@ pub(crate) async fn raft() -> Fixture {
         advertise: listen.to_string(),
         peer_addr: listen,
         level: merlin_raft::Level::LATEST,
+        snapshot_every: None,
         timers: merlin_raft::Timers {
             heartbeat: Duration::from_millis(50),
             election_min: Duration::from_millis(200),

@@ -178,6 +178,20 @@ pub async fn found(
     Ok(nodes.into_iter().map(off).collect::<Result<_, _>>()?)
 }
 
+/// In what the replicated states of two nodes differ.
+pub fn differences(a: &RaftStore, b: &RaftStore) -> Vec<&'static str> {
+    let (a, b) = (a.inner.views.whole.state(), b.inner.views.whole.state());
+    let parts = [
+        ("position", a.applied == b.applied),
+        ("membership", a.membership == b.membership),
+        ("cluster", a.cluster == b.cluster),
+        ("catalog", a.catalog == b.catalog),
+        ("audit trail", a.audit == b.audit),
+    ];
+    let differ = parts.into_iter().filter(|(_, same)| !same);
+    differ.map(|(part, _)| part).collect()
+}
+
 /// Whether a node knows of so many voters and of no change under way.
 fn is_whole(store: &RaftStore, size: u64) -> bool {
     let status = store.status();
