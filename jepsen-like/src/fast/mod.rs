@@ -210,11 +210,11 @@ async fn ordeal(
     let mut prepared = Vec::new();
     for machine in machines {
         let copy = machine.copy(files.join(format!("{}-0", machine.id)))?;
-        // One choice that is the seed's, where consensus would throw dice of its own.
-        let election = TIMERS.election_min + Duration::from_millis(dice.random_range(0..150));
+        // More the seed's choice than that of consensus, which throws dice of its own.
+        let election = TIMERS.election_min + Duration::from_millis(dice.random_range(0..100));
         let timers = Timers {
             election_min: election,
-            election_max: election + Duration::from_millis(1),
+            election_max: election + Duration::from_millis(50),
             ..TIMERS
         };
         prepared.push((copy, timers));

@@ -11,10 +11,11 @@ use merlin_proto::types::ListResponse;
 use merlin_proto::{server, service};
 use merlin_raft::simulation::{self, Machine, Network};
 use merlin_raft::{RaftStore, Timers};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::SNAPSHOT_EVERY;
+use super::{SNAPSHOT_EVERY, TIMERS};
 use crate::client::{self, Odd};
 use crate::model::Catalog;
 use crate::ops::{Action, Life, Node, Outcome, Refusal, Revision, Write};
@@ -23,12 +24,18 @@ use crate::workload::{Site, Speaks};
 /// How long a sync of a good disk takes.
 pub(super) const SYNC: Duration = Duration::from_millis(2);
 
+/// Between the turns of two nodes to start. openraft chooses a node's patience once, when it starts,
+/// and looks whether it is over once in a heartbeat: in a world without any jitter two voters that
+/// look in one moment would be candidates in the same moments for ever.
+const TURN: Duration = Duration::from_millis(5);
+
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) network: Network,
     slots: Vec<Mutex<Slot>>,
     /// Where files are of nodes that are started again.
     files: PathBuf,
+    begun: Instant,
 }
 
 #[derive(Debug)]
@@ -63,7 +70,17 @@ impl Cluster {
             network: Network::default(),
             slots: machines.into_iter().map(slot).collect(),
             files,
+            begun: Instant::now(),
         }
+    }
+
+    /// Every node starts at a moment of the heartbeat that is its own.
+    fn until_turn(&self, node: Node) -> Duration {
+        let heartbeat = TIMERS.heartbeat.as_millis();
+        let now = self.begun.elapsed().as_millis() % heartbeat;
+        let turn = (TURN * u32::from(node)).as_millis();
+        let wait = (turn + heartbeat - now) % heartbeat;
+        Duration::from_millis(u64::try_from(wait).unwrap_or_default())
     }
 
     fn slot(&self, node: Node) -> MutexGuard<'_, Slot> {
@@ -94,6 +111,7 @@ impl Cluster {
                 }
             }
         };
+        sleep(self.until_turn(node)).await;
         let started = machine.start(timers, SNAPSHOT_EVERY, SYNC, &self.network);
         let started = started.await.context("a node cannot be started")?;
         let mut slot = self.slot(node);
