@@ -22,7 +22,7 @@ use merlin_model::{Catalog, HealthView};
 use merlin_raft::RaftStore;
 use merlin_reconcile::Reconciler;
 use merlin_reconcile::plan::Foreign as ForeignPolicy;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -149,10 +149,12 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
     tasks.spawn("API on the unix socket", flatten(serve));
     let pages = http::serve(http_listener, node.clone(), metrics, stop());
     tasks.spawn("HTTP pages", infallible(pages));
+    // Whoever hears that this daemon is ready may stop it in the next moment.
+    let mut signals = Signals::listen()?;
     tasks.spawn("readiness", notify_ready(node.clone(), stop()));
 
     let admitted = tokio::select! {
-        ended = wait(&mut tasks, &store, args, level) => match ended {
+        ended = wait(&mut signals, &mut tasks, &store, args, level) => match ended {
             Ok(()) => None,
             Err(error) => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -178,16 +180,36 @@ pub(crate) async fn run(config: Config, args: &RunArgs, level: &Level) -> Result
     Ok(Ended::Joined)
 }
 
+/// What is sent to this process from now on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
+            hangup: signal(SignalKind::hangup()).context("listening for SIGHUP")?,
+        })
+    }
+}
+
 /// Waits for a reason to stop; only a signal is a good one.
-async fn wait(tasks: &mut Tasks, store: &Store, args: &RunArgs, level: &Level) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+async fn wait(
+    signals: &mut Signals,
+    tasks: &mut Tasks,
+    store: &Store,
+    args: &RunArgs,
+    level: &Level,
+) -> Result<()> {
     loop {
         tokio::select! {
-            _ = terminate.recv() => { info!("stopping on SIGTERM"); return Ok(()) }
-            _ = interrupt.recv() => { info!("stopping on SIGINT"); return Ok(()) }
-            _ = hangup.recv() => reload(args, level, store),
+            _ = signals.terminate.recv() => { info!("stopping on SIGTERM"); return Ok(()) }
+            _ = signals.interrupt.recv() => { info!("stopping on SIGINT"); return Ok(()) }
+            _ = signals.hangup.recv() => reload(args, level, store),
             error = store.failed() => return Err(anyhow!(error).context("the store has failed")),
             error = tasks.first_end() => return Err(error),
         }
