@@ -28,6 +28,7 @@ use crate::lab::machine::Machine;
 use crate::lab::network::HOST;
 use crate::model::{CHECKED, Catalog, Server, Service, Table, Virtual, scheduler, weight};
 use crate::ops::{self, Action, Event, Outcome, Refusal, Serial, Write};
+use crate::workload::Speaks;
 
 /// A connection that is not there by then is not worth waiting for.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -63,8 +64,50 @@ impl Client {
         }
     }
 
-    /// One attempt at a write.
-    pub async fn write(
+    pub async fn watch(
+        &self,
+        from: Option<ops::Revision>,
+        incarnation: &str,
+    ) -> Result<Streaming<WatchResponse>, Status> {
+        let request = WatchRequest {
+            from_revision: from,
+            incarnation: incarnation.to_owned(),
+        };
+        let mut client = NodeClient::new(self.channel.clone());
+        Ok(client.watch(request).await?.into_inner())
+    }
+
+    /// What the node says of itself alone.
+    pub async fn status(&self, patience: Duration) -> Result<NodeStatus, Status> {
+        let mut request = Request::new(StatusRequest { local: true });
+        request.set_timeout(patience);
+        let mut client = NodeClient::new(self.channel.clone());
+        let mut nodes = client.status(request).await?.into_inner().nodes;
+        nodes.pop().ok_or_else(|| Status::internal("no node"))
+    }
+
+    /// The node's own table.
+    pub async fn table(&self, patience: Duration) -> Result<Table, Status> {
+        let mut request = Request::new(LiveRequest {
+            local: true,
+            service_id: String::new(),
+        });
+        request.set_timeout(patience);
+        let client = NodeClient::new(self.channel.clone());
+        let mut client = client.max_decoding_message_size(usize::MAX);
+        let answer = client.live(request).await?.into_inner();
+        let node = answer.nodes.into_iter().next();
+        let node = node.ok_or_else(|| Status::internal("no node"))?;
+        if node.error.is_empty() {
+            Ok(table(&node))
+        } else {
+            Err(Status::unavailable(node.error))
+        }
+    }
+}
+
+impl Speaks for Client {
+    async fn write(
         &self,
         write: &Write,
         id: Option<&str>,
@@ -109,7 +152,7 @@ impl Client {
         }
     }
 
-    pub async fn read(
+    async fn read(
         &self,
         stale: bool,
         patience: Duration,
@@ -125,47 +168,6 @@ impl Client {
         let mut client = client.max_decoding_message_size(usize::MAX);
         let listed = client.list(request).await?.into_inner();
         Ok(catalog(&listed).map(|catalog| (listed.revision, catalog)))
-    }
-
-    pub async fn watch(
-        &self,
-        from: Option<ops::Revision>,
-        incarnation: &str,
-    ) -> Result<Streaming<WatchResponse>, Status> {
-        let request = WatchRequest {
-            from_revision: from,
-            incarnation: incarnation.to_owned(),
-        };
-        let mut client = NodeClient::new(self.channel.clone());
-        Ok(client.watch(request).await?.into_inner())
-    }
-
-    /// What the node says of itself alone.
-    pub async fn status(&self, patience: Duration) -> Result<NodeStatus, Status> {
-        let mut request = Request::new(StatusRequest { local: true });
-        request.set_timeout(patience);
-        let mut client = NodeClient::new(self.channel.clone());
-        let mut nodes = client.status(request).await?.into_inner().nodes;
-        nodes.pop().ok_or_else(|| Status::internal("no node"))
-    }
-
-    /// The node's own table.
-    pub async fn table(&self, patience: Duration) -> Result<Table, Status> {
-        let mut request = Request::new(LiveRequest {
-            local: true,
-            service_id: String::new(),
-        });
-        request.set_timeout(patience);
-        let client = NodeClient::new(self.channel.clone());
-        let mut client = client.max_decoding_message_size(usize::MAX);
-        let answer = client.live(request).await?.into_inner();
-        let node = answer.nodes.into_iter().next();
-        let node = node.ok_or_else(|| Status::internal("no node"))?;
-        if node.error.is_empty() {
-            Ok(table(&node))
-        } else {
-            Err(Status::unavailable(node.error))
-        }
     }
 }
 

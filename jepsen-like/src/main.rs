@@ -9,7 +9,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -185,29 +185,12 @@ fn run_fast(args: &FastArgs) -> Result<ExitCode> {
             None => format!("jepsen-runs/fast-{seed}").into(),
         },
     };
-    let begun = Instant::now();
     let tally = fast::run(&plan, |line| println!("{line}"))?;
-    let rate = tally.seeds as f64 / begun.elapsed().as_secs_f64() * 60.0;
-    println!(
-        "{} seeds, {rate:.0} per minute; writes: {}, {} done, {} of unknown outcome; reads: {}; \
-         frames of watches: {}",
-        tally.seeds, tally.writes, tally.done, tally.unknown, tally.reads, tally.frames
-    );
-    println!("faults: {}", tally.faults.values().sum::<usize>());
-    for (name, times) in &tally.faults {
-        println!("  {name:36} {times} x");
-    }
-    for report in &tally.broken {
-        for violation in &report.judgement.violations {
-            println!("BROKEN: seed {}: {violation}", report.seed);
-        }
-    }
+    println!("{tally}");
     if tally.broken.is_empty() {
-        println!("clean: merlin kept every promise");
         Ok(ExitCode::SUCCESS)
     } else {
         println!("{}", plan.folder.display());
-        println!("BROKEN: merlin broke a promise");
         Ok(ExitCode::FAILURE)
     }
 }

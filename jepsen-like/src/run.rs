@@ -16,7 +16,7 @@ use crate::client::{Client, describe};
 use crate::lab::machine::{End, Machine};
 use crate::lab::{Lab, Shape, Store, enclosure};
 use crate::nemesis::{self, Kind};
-use crate::ops::{History, Led, ReadRecord, Sample};
+use crate::ops::{History, Led, Sample};
 use crate::recorder::Recorder;
 use crate::report::Report;
 use crate::workload::{self, Load, Shared, monitor};
@@ -71,7 +71,7 @@ pub fn run(plan: &Plan, progress: impl Fn(&str) + Send + Sync) -> Result<Report>
     let ran = thread::scope(|scope| {
         scope.spawn(|| supervise(&lab, &recorder, &over));
         let ran = ordeal(plan, &shared, &runtime, &mut dice, &progress);
-        let settled = ran.and_then(|()| runtime.block_on(settle(&shared, plan.patience)));
+        let settled = ran.map(|()| runtime.block_on(settle(&shared, plan.patience)));
         over.store(true, Ordering::Relaxed);
         settled
     });
@@ -160,7 +160,7 @@ fn supervise(lab: &Lab, recorder: &Recorder, over: &AtomicBool) {
 }
 
 /// Waits until every node holds and has programmed the same, and takes a last look at all of them.
-async fn settle(shared: &Shared, patience: Duration) -> Result<()> {
+async fn settle(shared: &Shared, patience: Duration) {
     let deadline = Instant::now() + patience;
     loop {
         let mut samples = Vec::new();
@@ -181,7 +181,8 @@ async fn settle(shared: &Shared, patience: Duration) -> Result<()> {
             samples
                 .into_iter()
                 .for_each(|sample| shared.recorder.sample(sample));
-            return last_reads(shared).await;
+            shared.last_reads(PATIENCE).await;
+            return;
         }
         if Instant::now() > deadline {
             let states: Vec<_> = samples
@@ -198,38 +199,10 @@ async fn settle(shared: &Shared, patience: Duration) -> Result<()> {
                 .collect();
             let what = format!("{patience:?} after the last fault: {}", states.join(", "));
             shared.recorder.violation(Law::Convergence, what);
-            return Ok(());
+            return;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-}
-
-async fn last_reads(shared: &Shared) -> Result<()> {
-    for machine in &shared.lab.machines {
-        for stale in [false, true] {
-            let start = shared.recorder.clock.now();
-            let client = Client::new(machine);
-            let read = client.read(stale, PATIENCE).await;
-            let (revision, content) = match read {
-                Ok(read) => read?,
-                Err(status) => {
-                    let what = format!("{} at the end: {}", machine.name(), status.message());
-                    shared.recorder.violation(Law::Convergence, what);
-                    continue;
-                }
-            };
-            shared.recorder.read(ReadRecord {
-                start,
-                end: shared.recorder.clock.now(),
-                node: machine.number,
-                life: machine.life(),
-                stale,
-                revision,
-                content: Arc::new(content),
-            });
-        }
-    }
-    Ok(())
 }
 
 /// Daemons that ended by themselves although nothing was wrong with their machine.

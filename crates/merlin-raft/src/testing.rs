@@ -13,9 +13,9 @@ use crate::identity::Role;
 use crate::level::Level;
 use crate::open::Disk;
 pub(crate) use crate::simulation::{CLUSTER, Network};
-use crate::simulation::{address, enroll};
+use crate::simulation::{address, enroll, start};
 use crate::store::RaftStore;
-use crate::typ::{MerlinNode, NodeId};
+use crate::typ::NodeId;
 
 /// Longest wait for what must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -102,17 +102,7 @@ impl TestCluster {
     pub(crate) async fn start(&mut self, id: NodeId) {
         let mut disk = Disk::open(self.disk(id)).await.unwrap();
         disk.limit(self.level).unwrap();
-        let node = disk.node;
-        let dial = self.network.dial(id);
-        let this = MerlinNode {
-            name: format!("n{id}"),
-            addr: address(id),
-        };
-        let store = RaftStore::assemble(disk, &this, TIMERS, dial)
-            .await
-            .unwrap();
-        store.serve(self.network.listen(id));
-        store.found(node, this, TIMERS).await.unwrap();
+        let store = start(disk, TIMERS, &self.network).await.unwrap();
         self.nodes.insert(id, store);
     }
 

@@ -13,6 +13,7 @@ mod nemesis;
 mod site;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,10 +34,10 @@ use tokio::time::{sleep, timeout, timeout_at};
 use crate::checker::{self, Law};
 use crate::client;
 use crate::lab::Clock;
-use crate::ops::{Frame, Led, Node, Outcome, ReadRecord, Revision, Watch};
+use crate::ops::{Frame, Led, Node, Outcome, Revision, Watch};
 use crate::recorder::Recorder;
 use crate::report::Report;
-use crate::workload::{Shared, Site as _, Speaks as _, writer};
+use crate::workload::{Shared, Site as _, writer};
 use site::{Asked, Cluster};
 
 /// Few enough that snapshots are made and sent in a short life.
@@ -73,6 +74,7 @@ pub struct Plan {
 /// What all seeds came to.
 #[derive(Debug, Default)]
 pub struct Tally {
+    pub time: Duration,
     pub seeds: u64,
     pub writes: usize,
     pub done: usize,
@@ -112,9 +114,9 @@ pub fn run(plan: &Plan, progress: impl Fn(&str) + Sync) -> Result<Tally> {
                 over.fetch_or(plan.until_broken, Ordering::Relaxed);
             }
             tally.add(report);
-            if tally.seeds % 1000 == 0 {
-                let rate = tally.seeds as f64 / begun.elapsed().as_secs_f64() * 60.0;
-                progress(&format!("{} seeds, {rate:.0} per minute", tally.seeds));
+            tally.time = begun.elapsed();
+            if tally.seeds.is_multiple_of(1000) {
+                progress(&tally.pace());
             }
         }
         anyhow::Ok(())
@@ -136,6 +138,11 @@ pub fn run(plan: &Plan, progress: impl Fn(&str) + Sync) -> Result<Tally> {
 }
 
 impl Tally {
+    fn pace(&self) -> String {
+        let rate = self.seeds as f64 / self.time.as_secs_f64() * 60.0;
+        format!("{} seeds, {rate:.0} per minute", self.seeds)
+    }
+
     fn add(&mut self, report: Report) {
         let history = &report.history;
         let writes = history.writes.iter();
@@ -154,6 +161,35 @@ impl Tally {
         if !report.judgement.violations.is_empty() {
             self.broken.push(report);
         }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}; writes: {}, {} done, {} of unknown outcome; reads: {}; frames of watches: {}",
+            self.pace(),
+            self.writes,
+            self.done,
+            self.unknown,
+            self.reads,
+            self.frames
+        )?;
+        writeln!(f, "faults: {}", self.faults.values().sum::<usize>())?;
+        for (name, times) in &self.faults {
+            writeln!(f, "  {name:36} {times} x")?;
+        }
+        for report in &self.broken {
+            for violation in &report.judgement.violations {
+                writeln!(f, "BROKEN: seed {}: {violation}", report.seed)?;
+            }
+        }
+        f.write_str(if self.broken.is_empty() {
+            "clean: merlin kept every promise"
+        } else {
+            "BROKEN: merlin broke a promise"
+        })
     }
 }
 
@@ -238,7 +274,8 @@ async fn ordeal(
     while let Some(ended) = clients.join_next().await {
         ended.context("a client panicked")??;
     }
-    settle(&shared).await
+    settle(&shared).await;
+    Ok(())
 }
 
 /// Follows the changes at one node and another, from where it was.
@@ -297,10 +334,7 @@ async fn watch(shared: Arc<Shared<Cluster>>, mut dice: StdRng) -> Result<()> {
         reached = watch.frames.last().map(|f| f.revision).or(watch.from);
         match followed {
             Asked::Answered(Ok(end)) => reached = end,
-            Asked::Answered(Err(odd)) => {
-                let what = format!("a watch at n{node} told: {odd}");
-                shared.recorder.violation(Law::OnlyWhatWasWritten, what);
-            }
+            Asked::Answered(Err(odd)) => shared.odd(node, &odd),
             Asked::CutOff => {}
             Asked::Refused => sleep(Duration::from_millis(50)).await,
         }
@@ -339,7 +373,7 @@ async fn monitor(shared: Arc<Shared<Cluster>>, node: Node) -> Result<()> {
 }
 
 /// Waits until every node holds the same, and takes a last look at all of them.
-async fn settle(shared: &Shared<Cluster>) -> Result<()> {
+async fn settle(shared: &Shared<Cluster>) {
     let cluster = &shared.lab;
     let well = async {
         while !is_well(cluster) {
@@ -358,7 +392,7 @@ async fn settle(shared: &Shared<Cluster>) -> Result<()> {
             states.join("; ")
         );
         shared.recorder.violation(Law::Convergence, what);
-        return Ok(());
+        return;
     }
     let stores: Vec<_> = cluster.nodes().filter_map(|n| cluster.store(n)).collect();
     for pair in stores.windows(2) {
@@ -368,34 +402,7 @@ async fn settle(shared: &Shared<Cluster>) -> Result<()> {
             shared.recorder.violation(Law::Convergence, what);
         }
     }
-    for node in cluster.nodes() {
-        for stale in [false, true] {
-            let start = shared.recorder.clock.now();
-            let Some(read) = cluster.client(node).read(stale, CONVALESCENCE).await else {
-                let what = format!("n{node} does not answer at the end");
-                shared.recorder.violation(Law::Convergence, what);
-                continue;
-            };
-            let (revision, content) = match read {
-                Ok(read) => read,
-                Err(odd) => {
-                    let what = format!("n{node} at the end: {odd}");
-                    shared.recorder.violation(Law::OnlyWhatWasWritten, what);
-                    continue;
-                }
-            };
-            shared.recorder.read(ReadRecord {
-                start,
-                end: shared.recorder.clock.now(),
-                node,
-                life: cluster.life(node),
-                stale,
-                revision,
-                content: Arc::new(content),
-            });
-        }
-    }
-    Ok(())
+    shared.last_reads(CONVALESCENCE).await;
 }
 
 /// Whether all nodes run, vote, and have applied the same.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::ValueEnum;
 use merlin_model::Actor;
 use merlin_raft::{Change, Role};
 use rand::Rng;
@@ -14,12 +15,12 @@ use super::site::{Cluster, SYNC};
 use crate::ops::Node;
 use crate::recorder::{Fault, Recorder};
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Kind {
     PartitionLeader,
     PartitionHalves,
     /// Every message of some directions is held back.
-    OneWay,
+    PartitionOneWay,
     Kill,
     KillLeader,
     KillAll,
@@ -32,20 +33,12 @@ enum Kind {
     Demotion,
 }
 
-const KINDS: [(Kind, &str); 12] = [
-    (Kind::PartitionLeader, "partition-leader"),
-    (Kind::PartitionHalves, "partition-halves"),
-    (Kind::OneWay, "partition-one-way"),
-    (Kind::Kill, "kill"),
-    (Kind::KillLeader, "kill-leader"),
-    (Kind::KillAll, "kill-all"),
-    (Kind::PowerCut, "power-cut"),
-    (Kind::PowerCutAll, "power-cut-all"),
-    (Kind::SlowLinks, "slow-links"),
-    (Kind::SlowDisk, "slow-disk"),
-    (Kind::LeaderTransfer, "leader-transfer"),
-    (Kind::Demotion, "demotion"),
-];
+impl Kind {
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
 
 /// Longest wait for a change of the members.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -61,16 +54,15 @@ pub(super) async fn run(
     let until = tokio::time::Instant::now() + time;
     while tokio::time::Instant::now() < until {
         pause(&mut dice, 0..600).await;
-        let first = KINDS.choose(&mut dice).copied();
-        // Two kinds that undo each other's work are never together.
-        let second = KINDS.choose(&mut dice).copied();
+        let first = Kind::value_variants().choose(&mut dice);
+        let second = Kind::value_variants().choose(&mut dice);
         let second = second.filter(|_| dice.random_ratio(1, 3));
         let hold = Duration::from_millis(dice.random_range(50..1200));
-        for (kind, name) in first.into_iter().chain(second) {
+        for kind in first.into_iter().chain(second) {
             let from = recorder.clock.now();
-            let detail = inflict(cluster, kind, &mut dice).await?;
+            let detail = inflict(cluster, *kind, &mut dice).await?;
             recorder.fault(Fault {
-                name: name.to_owned(),
+                name: kind.name(),
                 detail,
                 from,
                 to: from + u64::try_from(hold.as_micros()).unwrap_or_default(),
@@ -101,20 +93,20 @@ async fn inflict(cluster: &Cluster, kind: Kind, dice: &mut StdRng) -> Result<Str
             Ok(format!("n{leader}"))
         }
         Kind::PartitionHalves => {
-            let (here, there) = nodes.split_at(some.min(nodes.len()));
+            let (here, there) = nodes.split_at(some);
             for (a, b) in pairs(here, there) {
                 network.cut(a, b);
                 network.cut(b, a);
             }
             Ok(format!("{here:?} from {there:?}"))
         }
-        Kind::OneWay => {
-            let all: Vec<_> = pairs(&nodes, &nodes).collect();
+        Kind::PartitionOneWay => {
+            let all = pairs(&nodes, &nodes);
             let cut: Vec<_> = all.choose_multiple(dice, some).copied().collect();
             cut.iter().for_each(|(from, to)| network.cut(*from, *to));
             Ok(format!("{cut:?}"))
         }
-        Kind::Kill => kill(cluster, &nodes[..some.min(nodes.len())], |all| all),
+        Kind::Kill => kill(cluster, &nodes[..some], |all| all),
         Kind::KillLeader => kill(cluster, &[leader], |all| all),
         Kind::KillAll => kill(cluster, &nodes, |all| all),
         Kind::PowerCut => kill(cluster, &[leader], |all| dice.random_range(0..=all)),
@@ -140,13 +132,13 @@ async fn inflict(cluster: &Cluster, kind: Kind, dice: &mut StdRng) -> Result<Str
     }
 }
 
-fn pairs(here: &[Node], there: &[Node]) -> impl Iterator<Item = (u64, u64)> {
+fn pairs(here: &[Node], there: &[Node]) -> Vec<(u64, u64)> {
     let from = |a: &Node| {
         let a = *a;
         let to = there.iter().filter(move |b| **b != a);
         to.map(move |b| (u64::from(a), u64::from(*b)))
     };
-    here.iter().flat_map(from).collect::<Vec<_>>().into_iter()
+    here.iter().flat_map(from).collect()
 }
 
 fn kill(cluster: &Cluster, nodes: &[Node], mut kept: impl FnMut(usize) -> usize) -> Result<String> {

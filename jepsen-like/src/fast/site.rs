@@ -225,18 +225,20 @@ impl Speaks for Session {
         &self,
         stale: bool,
         patience: Duration,
-    ) -> Option<Result<(Revision, Catalog), Odd>> {
+    ) -> Result<Result<(Revision, Catalog), Odd>, Status> {
         let consistency = match stale {
             true => Consistency::Stale,
             false => Consistency::Linearizable,
         };
         let read = |store: RaftStore| async move { store.read(consistency, patience).await };
-        let Asked::Answered(Ok(catalog)) = self.ask(read).await else {
-            return None;
+        let catalog = match self.ask(read).await {
+            Asked::Answered(read) => {
+                read.map_err(|error| Status::unavailable(error.to_string()))?
+            }
+            Asked::CutOff | Asked::Refused => return Err(Status::unavailable("it is down")),
         };
         let listed = ListResponse::from(&*catalog);
-        let shown = client::catalog(&listed);
-        Some(shown.map(|shown| (catalog.revision().0, shown)))
+        Ok(client::catalog(&listed).map(|shown| (listed.revision, shown)))
     }
 }
 

@@ -22,7 +22,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-
 use tokio::time::Instant;
 
 use crate::ops::{Moment, Node};

@@ -14,11 +14,13 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
+use crate::checker::Law;
 use crate::client::{Client, Odd};
 use crate::lab::Lab;
 use crate::model::{CHECKED, Catalog};
-use crate::ops::{Life, Node, Outcome, Revision, Serial, Write};
+use crate::ops::{Life, Node, Outcome, ReadRecord, Revision, Serial, Write};
 use crate::recorder::Recorder;
 
 /// What all clients share.
@@ -59,12 +61,11 @@ pub trait Speaks: Send + Sync {
         patience: Duration,
     ) -> impl Future<Output = Result<Outcome, Odd>> + Send;
 
-    /// Nothing when there is no answer.
     fn read(
         &self,
         stale: bool,
         patience: Duration,
-    ) -> impl Future<Output = Option<Result<(Revision, Catalog), Odd>>> + Send;
+    ) -> impl Future<Output = Result<Result<(Revision, Catalog), Odd>, Status>> + Send;
 }
 
 impl Site for Lab {
@@ -83,25 +84,6 @@ impl Site for Lab {
     }
 }
 
-impl Speaks for Client {
-    async fn write(
-        &self,
-        write: &Write,
-        id: Option<&str>,
-        patience: Duration,
-    ) -> Result<Outcome, Odd> {
-        self.write(write, id, patience).await
-    }
-
-    async fn read(
-        &self,
-        stale: bool,
-        patience: Duration,
-    ) -> Option<Result<(Revision, Catalog), Odd>> {
-        self.read(stale, patience).await.ok()
-    }
-}
-
 impl<S: Site> Shared<S> {
     #[must_use]
     pub fn new(lab: Arc<S>, recorder: Arc<Recorder>, run: u64) -> Self {
@@ -116,6 +98,41 @@ impl<S: Site> Shared<S> {
 
     pub(crate) fn serial(&self) -> Serial {
         self.serials.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Notes that a node answered what merlin cannot say.
+    pub(crate) fn odd(&self, node: Node, odd: &Odd) {
+        let law = match odd {
+            Odd::Garbled(_) => Law::OnlyWhatWasWritten,
+            Odd::NoRevision | Odd::Refused(_) => Law::AnswersFollow,
+        };
+        self.recorder
+            .violation(law, format!("n{node} answered: {odd}"));
+    }
+
+    /// Reads of both kinds from every node, at the end, when all of them are well.
+    pub(crate) async fn last_reads(&self, patience: Duration) {
+        for node in 1..=self.lab.size() {
+            for stale in [false, true] {
+                let start = self.recorder.clock.now();
+                match self.lab.client(node).read(stale, patience).await {
+                    Ok(Ok((revision, content))) => self.recorder.read(ReadRecord {
+                        start,
+                        end: self.recorder.clock.now(),
+                        node,
+                        life: self.lab.life(node),
+                        stale,
+                        revision,
+                        content: Arc::new(content),
+                    }),
+                    Ok(Err(odd)) => self.odd(node, &odd),
+                    Err(status) => {
+                        let what = format!("n{node} at the end: {}", status.message());
+                        self.recorder.violation(Law::Convergence, what);
+                    }
+                }
+            }
+        }
     }
 
     pub(crate) fn any_node(&self, dice: &mut StdRng) -> Node {

@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Shared, Site, Speaks};
 use crate::checker::Law;
-use crate::client::Odd;
 use crate::model::{CHECKED, Catalog, View};
 use crate::ops::{Action, Node, Outcome, ReadRecord, Write, WriteRecord};
 
@@ -79,7 +78,7 @@ impl<S: Site> Writer<S> {
         let start = recorder.clock.now();
         let reading = self.client(node).read(stale, PATIENCE);
         match timeout(PATIENCE + GRACE, reading).await {
-            Ok(Some(Ok((revision, content)))) => {
+            Ok(Ok(Ok((revision, content)))) => {
                 let end = recorder.clock.now();
                 // It may have been the next process that answered.
                 let life_after = self.shared.lab.life(node);
@@ -95,22 +94,13 @@ impl<S: Site> Writer<S> {
                     });
                 }
             }
-            Ok(Some(Err(odd))) => self.odd(node, &odd),
-            Ok(None) => recorder.failed_read(),
+            Ok(Ok(Err(odd))) => self.shared.odd(node, &odd),
+            Ok(Err(_)) => recorder.failed_read(),
             Err(_) => {
                 recorder.failed_read();
                 self.reconnect(node);
             }
         }
-    }
-
-    fn odd(&self, node: Node, odd: &Odd) {
-        let law = match odd {
-            Odd::Garbled(_) => Law::OnlyWhatWasWritten,
-            Odd::NoRevision | Odd::Refused(_) => Law::AnswersFollow,
-        };
-        let recorder = &self.shared.recorder;
-        recorder.violation(law, format!("n{node} answered: {odd}"));
     }
 
     async fn write(&mut self) {
@@ -174,7 +164,7 @@ impl<S: Site> Writer<S> {
         match timeout(PATIENCE + GRACE, writing).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(odd)) => {
-                self.odd(node, &odd);
+                self.shared.odd(node, &odd);
                 Outcome::Unknown
             }
             Err(_) => {

@@ -90,7 +90,7 @@ impl Machine {
         latency: Duration,
         network: &Network,
     ) -> Result<Node, SimulationError> {
-        let Self { id, dir, log } = self;
+        let Self { dir, log, .. } = self;
         let simulated = SimulatedDisk::holding(log, latency);
         let engine = simulated.clone();
         // A directory whose log is gone would be refused.
@@ -98,16 +98,8 @@ impl Machine {
         fs::create_dir_all(&place).and_then(|()| fs::write(place.join("tip"), ""))?;
         let mut disk = Disk::open_with(&dir, |_| Ok(LogStore::on(engine)))?;
         disk.snapshot_every = snapshot_every;
-        let node = disk.node;
-        let this = MerlinNode {
-            name: format!("n{id}"),
-            addr: address(id),
-        };
-        let store = RaftStore::assemble(disk, &this, timers, network.dial(id)).await?;
-        store.serve(network.listen(id));
-        store.found(node, this, timers).await?;
         Ok(Node {
-            store,
+            store: start(disk, timers, network).await?,
             disk: simulated,
             dir,
         })
@@ -190,6 +182,23 @@ pub fn differences(a: &RaftStore, b: &RaftStore) -> Vec<&'static str> {
     ];
     let differ = parts.into_iter().filter(|(_, same)| !same);
     differ.map(|(part, _)| part).collect()
+}
+
+/// Starts what is on a disk as a node of this network.
+pub(crate) async fn start(
+    disk: Disk,
+    timers: Timers,
+    network: &Network,
+) -> Result<RaftStore, OpenError> {
+    let node = disk.node;
+    let this = MerlinNode {
+        name: format!("n{}", node.node),
+        addr: address(node.node),
+    };
+    let store = RaftStore::assemble(disk, &this, timers, network.dial(node.node)).await?;
+    store.serve(network.listen(node.node));
+    store.found(node, this, timers).await?;
+    Ok(store)
 }
 
 /// Whether a node knows of so many voters and of no change under way.
