@@ -111,6 +111,9 @@ impl Disk {
 
     /// Whatever is written to the disk from now on fails when it is synced: there is no room in
     /// the file system that the image is in.
+    ///
+    /// A loop device takes a write of which only the beginning found room for a whole one, so that a
+    /// few are lost without a word. A snapshot may be; two in a row are more than anybody gets over.
     pub fn fail_writes(&self) -> Result<()> {
         // What was written once and is free by now has its room in the image still.
         checked("fstrim", &[text(&self.mount)])?;

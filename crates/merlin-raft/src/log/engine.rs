@@ -19,6 +19,7 @@ use super::mark::CommitMark;
 use super::recover;
 use super::tip;
 use super::writer::{Change, Extent, Job, Writer};
+use crate::contain::contain;
 
 /// The durable log of one node. Changes happen in the order of the calls.
 #[derive(Debug)]
@@ -173,11 +174,13 @@ impl LogEngine {
             tracing::error!("the writer thread of the raft log panicked");
             true
         });
-        *self
-            .shared
-            .db
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+        let db = self.shared.db.write();
+        let db = db.unwrap_or_else(PoisonError::into_inner).take();
+        // sled syncs its file once more when it goes, and asserts that it can.
+        if contain(|| drop(db)).is_none() {
+            tracing::error!("the disk failed when the raft log was closed");
+            return;
+        }
         if written && let Err(error) = recover::await_release(&self.dir) {
             tracing::warn!(%error, "the raft log is closed, but not free yet");
         }
