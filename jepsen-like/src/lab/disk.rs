@@ -5,52 +5,76 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::network::checked;
 
-/// A raft log of some minutes fits many times.
-const SIZE: &str = "192M";
-/// Room for the image twice: once as it is, once as a power cut left it.
-const BACKING: &str = "size=448M";
+/// A raft log of some minutes fits many times, and the two segments that etcd reserves.
+const SIZE: &str = "512M";
 
 /// How often a disk is filled again in which something made room.
 const FILLINGS: usize = 20;
 
 #[derive(Debug)]
 pub struct Disk {
-    /// The file system the image is in.
-    backing: PathBuf,
     mount: PathBuf,
+    image: Mutex<Image>,
+    /// What a power cut would have left.
+    cut: Mutex<Option<Image>>,
+}
+
+/// A file in memory that can be told to take no more writes.
+#[derive(Debug)]
+struct Image(OwnedFd);
+
+impl Image {
+    fn new() -> Result<Self> {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        Ok(Self(memfd_create("disk", flags)?))
+    }
+
+    /// By which other programs find it.
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
+    fn copy(&self) -> Result<Self> {
+        let copy = Self::new()?;
+        checked("cp", &["--sparse=always", &self.path(), &copy.path()])?;
+        Ok(copy)
+    }
+
+    /// Every write fails from now on, whole, and for good.
+    fn seal(&self) -> Result<()> {
+        let seal = FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_FUTURE_WRITE);
+        fcntl(&self.0, seal).context("sealing a disk")?;
+        Ok(())
+    }
 }
 
 impl Disk {
     pub(super) fn create(home: &Path) -> Result<Self> {
+        let image = Image::new()?;
+        checked("truncate", &["-s", SIZE, &image.path()])?;
+        checked("mkfs.ext4", &["-q", "-E", "nodiscard", &image.path()])?;
         let disk = Self {
-            backing: home.join("backing"),
             mount: home.join("disk"),
+            image: Mutex::new(image),
+            cut: Mutex::default(),
         };
-        fs::create_dir_all(&disk.backing)?;
         fs::create_dir_all(&disk.mount)?;
-        checked(
-            "mount",
-            &["-t", "tmpfs", "-o", BACKING, "tmpfs", text(&disk.backing)],
-        )?;
-        let image = disk.image();
-        checked("truncate", &["-s", SIZE, text(&image)])?;
-        checked("mkfs.ext4", &["-q", "-E", "nodiscard", text(&image)])?;
         disk.mount()?;
         Ok(disk)
     }
 
-    fn image(&self) -> PathBuf {
-        self.backing.join("image")
-    }
-
-    fn cut_image(&self) -> PathBuf {
-        self.backing.join("cut")
+    fn image(&self) -> MutexGuard<'_, Image> {
+        self.image.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the file system is mounted.
@@ -62,20 +86,22 @@ impl Disk {
     pub fn mount(&self) -> Result<()> {
         // The journal is committed when somebody syncs, and hardly ever otherwise.
         let options = "loop,commit=600";
-        let (image, mount) = (self.image(), &self.mount);
-        checked("mount", &["-o", options, text(&image), text(mount)]).map(drop)
+        let image = self.image().path();
+        checked("mount", &["-o", options, &image, text(&self.mount)]).map(drop)
     }
 
     pub fn unmount(&self) -> Result<()> {
         checked("umount", &[text(&self.mount)]).map(drop)
     }
 
-    /// As after a failure: repaired, and mounted again. Nothing may have files open.
+    /// What is left of a failed disk, on a new one: repaired, and mounted again. Nothing may have
+    /// files open.
     pub fn repair(&self) -> Result<()> {
         self.unmount()?;
+        let image = self.image().copy()?;
         // 1 and 2 say that something was repaired, which is what is wanted.
         let fsck = std::process::Command::new("fsck.ext4")
-            .args(["-y", text(&self.image())])
+            .args(["-y", &image.path()])
             .output()
             .context("starting fsck.ext4")?;
         ensure!(
@@ -83,9 +109,8 @@ impl Disk {
             "fsck.ext4: {}",
             String::from_utf8_lossy(&fsck.stdout)
         );
-        self.mount()?;
-        let _ = fs::remove_file(self.stuffing());
-        Ok(())
+        *self.image() = image;
+        self.mount()
     }
 
     /// Takes all free space.
@@ -109,33 +134,10 @@ impl Disk {
         checked("sync", &["--file-system", text(&self.mount)]).map(drop)
     }
 
-    /// Whatever is written to the disk from now on fails when it is synced: there is no room in
-    /// the file system that the image is in.
-    ///
-    /// A loop device takes a write of which only the beginning found room for a whole one, so that a
-    /// few are lost without a word. A snapshot may be; two in a row are more than anybody gets over.
+    /// Whatever is written to the disk from now on fails when it is synced, until
+    /// [`Disk::repair`].
     pub fn fail_writes(&self) -> Result<()> {
-        // What was written once and is free by now has its room in the image still.
-        checked("fstrim", &[text(&self.mount)])?;
-        fill(&self.backing.join("filler"))?;
-        // And what was freed since. It stays taken until then.
-        let mut stuffing = fs::File::create(self.stuffing())?;
-        for _ in 0..FILLINGS {
-            let stuffed = stuffing.write_all(&vec![0x5a; 1 << 20]);
-            if stuffed.and_then(|()| stuffing.sync_all()).is_err() {
-                return Ok(());
-            }
-        }
-        bail!("a broken disk goes on taking writes")
-    }
-
-    fn stuffing(&self) -> PathBuf {
-        self.mount.join("stuffing")
-    }
-
-    /// Makes room again; what has failed stays failed until [`Disk::repair`].
-    pub fn allow_writes(&self) -> Result<()> {
-        Ok(fs::remove_file(self.backing.join("filler"))?)
+        self.image().seal()
     }
 
     /// Whether a new file can be written and synced.
@@ -175,14 +177,20 @@ impl Disk {
     pub fn cut(&self) -> Result<()> {
         // Written and never synced: it must not survive.
         fs::write(self.mount.join("canary"), "x")?;
-        let (image, cut) = (self.image(), self.cut_image());
-        checked("cp", &["--sparse=always", text(&image), text(&cut)]).map(drop)
+        let copy = self.image().copy()?;
+        *self.cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(copy);
+        Ok(())
     }
 
     /// Puts what [`Disk::cut`] took down in place of what is there. Nothing may have files open.
     pub fn lose_unsynced(&self) -> Result<()> {
+        let cut = self
+            .cut
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         self.unmount()?;
-        fs::rename(self.cut_image(), self.image())?;
+        *self.image() = cut.context("the power was not cut")?;
         self.mount()?;
         ensure!(
             !self.mount.join("canary").exists(),
@@ -196,14 +204,7 @@ fn fill(filler: &Path) -> Result<()> {
     let file = fs::File::options().create(true).append(true).open(filler)?;
     for block in [1 << 20, 1 << 12] {
         let mut size = file.metadata()?.len();
-        while nix::fcntl::fallocate(
-            &file,
-            nix::fcntl::FallocateFlags::empty(),
-            i64::try_from(size)?,
-            block,
-        )
-        .is_ok()
-        {
+        while fallocate(&file, FallocateFlags::empty(), i64::try_from(size)?, block).is_ok() {
             size = file.metadata()?.len();
         }
     }

@@ -67,9 +67,6 @@ impl Nemesis {
         }
         self.hold();
         machine.kill()?;
-        if kind == Kind::DiskSyncFails {
-            machine.disk.allow_writes()?;
-        }
         machine.disk.repair()?;
         machine.start()?;
         Ok(begun)
