@@ -108,6 +108,11 @@ impl Report {
         if self.verdict() != Verdict::Clean {
             lines(folder, "reads.jsonl", &self.history.reads)?;
             lines(folder, "samples.jsonl", &self.history.samples)?;
+            let revisions = (1_u64..).zip(&self.judgement.revisions_of);
+            let revisions: Vec<_> = revisions.collect();
+            if !revisions.is_empty() {
+                lines(folder, "revisions.jsonl", &revisions)?;
+            }
         }
         let picture = timeline::draw(&self.history, &self.faults);
         fs::write(folder.join("timeline.svg"), picture)?;
@@ -182,6 +187,12 @@ impl fmt::Display for Report {
         }
         for violation in &self.judgement.violations {
             writeln!(f, "BROKEN: {violation}")?;
+        }
+        if !self.judgement.violations.is_empty() && !self.judgement.revisions_of.is_empty() {
+            writeln!(
+                f,
+                "(revisions are counted without gaps here; revisions.jsonl has those of the store)"
+            )?;
         }
         if let Some(failure) = &self.failure {
             writeln!(f, "the harness failed: {failure}")?;

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
 
-use crate::checker::{self, Law, Violation};
+use crate::checker::{self, Judgement, Law, Violation};
 use crate::client::{Client, describe};
 use crate::lab::machine::{End, Machine};
 use crate::lab::{Lab, Shape, Store, enclosure};
@@ -90,11 +90,17 @@ pub fn run(plan: &Plan, progress: impl Fn(&str) + Send + Sync) -> Result<Report>
     let (history, faults, mut violations) = recorder.take();
     violations.extend(unexcused(&lab, &history));
     progress("judging");
-    let history = match plan.store {
-        Store::Raft => history,
-        Store::Etcd3 => checker::dense(history),
+    let mut judgement = match plan.store {
+        Store::Raft => checker::check(&history),
+        Store::Etcd3 | Store::Etcd2 => {
+            let (dense, revisions) = checker::dense(history.clone());
+            let judgement = checker::check(&dense);
+            Judgement {
+                revisions_of: revisions,
+                ..judgement
+            }
+        }
     };
-    let mut judgement = checker::check(&history);
     judgement.violations.splice(0..0, violations);
     let report = Report {
         seed: plan.seed,

@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 
 use crate::ops::{Event, History, Outcome, Revision};
 
-/// The same history with revisions without gaps.
-pub fn dense(mut history: History) -> History {
+/// The same history with revisions without gaps, and what each of them was, from the first on.
+pub fn dense(mut history: History) -> (History, Vec<Revision>) {
     let mut known = known(&history);
     let gaps = gaps(&history, &known);
     known.extend(&gaps);
@@ -53,7 +53,7 @@ pub fn dense(mut history: History) -> History {
         sample.catalog = rank(sample.catalog);
         sample.programmed = rank(sample.programmed);
     }
-    history
+    (history, known)
 }
 
 /// Every revision in which something of the catalog is known to have changed.

@@ -508,7 +508,7 @@ fn with_gaps(mut history: History) -> History {
 #[test]
 fn revisions_with_gaps_are_judged_by_their_order() {
     for seed in 0..10 {
-        let history = dense(with_gaps(honest(seed)));
+        let history = dense(with_gaps(honest(seed))).0;
         let violations = check(&history).violations;
         assert!(violations.is_empty(), "seed {seed}: {violations:?}");
     }
@@ -544,7 +544,7 @@ fn an_unknown_deletion_may_hide_in_a_gap() {
             ..watch.clone()
         };
         history.watches.push(watch);
-        let violations = check(&dense(with_gaps(history))).violations;
+        let violations = check(&dense(with_gaps(history)).0).violations;
         assert!(violations.is_empty(), "seed {seed}: {violations:?}");
     }
 }
@@ -592,7 +592,7 @@ fn cheating_is_caught_among_gaps_too() {
     let cheated = |cheat: fn(&mut History)| {
         let mut history = with_gaps(honest(3));
         cheat(&mut history);
-        check(&dense(history)).violations
+        check(&dense(history).0).violations
     };
     for (law, violations) in [
         (Law::WatchesAreComplete, cheated(lost)),

@@ -10,22 +10,28 @@ use anyhow::{Context, Result, bail, ensure};
 use e2e::lab::Process;
 use nix::sys::signal::Signal;
 
-use super::network;
+use super::{Store, machine, network};
 use crate::ops::Node;
 
-const CLIENTS: u16 = 2379;
-const PEERS: u16 = 2380;
+pub const CLIENTS: u16 = 2379;
+pub const PEERS: u16 = 2380;
 
 /// For members to find each other and a leader.
 const START: Duration = Duration::from_secs(40);
+
+/// A supervisor waits so long before it starts a member that has ended by itself.
+const RESTART_AFTER: Duration = Duration::from_millis(300);
 
 #[derive(Debug)]
 pub struct Member {
     node: Node,
     nodes: Node,
+    store: Store,
     data: PathBuf,
     log: PathBuf,
     process: Mutex<Option<Process>>,
+    /// When it was seen that it had ended by itself.
+    ended: Mutex<Option<Instant>>,
 }
 
 fn url(node: Node, port: u16) -> String {
@@ -33,13 +39,20 @@ fn url(node: Node, port: u16) -> String {
 }
 
 impl Member {
-    pub(super) fn new(node: Node, nodes: Node, data: PathBuf, log: PathBuf) -> Self {
+    pub(super) fn new(
+        node: Node,
+        (nodes, store): (Node, Store),
+        data: PathBuf,
+        log: PathBuf,
+    ) -> Self {
         Self {
             node,
             nodes,
+            store,
             data,
             log,
             process: Mutex::default(),
+            ended: Mutex::default(),
         }
     }
 
@@ -52,7 +65,7 @@ impl Member {
         let urls: Vec<_> = members.map(|node| url(node, CLIENTS)).collect();
         [
             ("MERLIN_STORE_ENDPOINTS".to_owned(), urls.join(",")),
-            ("MERLIN_STORE_BACKEND".to_owned(), "etcd3".to_owned()),
+            ("MERLIN_STORE_BACKEND".to_owned(), self.store.name()),
             ("MERLIN_MAX_REMOVAL".to_owned(), "100".to_owned()),
         ]
     }
@@ -64,6 +77,26 @@ impl Member {
     pub fn start(&self) -> Result<()> {
         let mut process = self.process();
         ensure!(process.is_none(), "this member runs already");
+        self.launch(&mut process)
+    }
+
+    /// Starts it again if it has ended by itself, as it does when it cannot use its disk. To be
+    /// called often; what fails is tried again then.
+    pub(super) fn supervise(&self) {
+        let mut process = self.process();
+        let ended = |process: &mut Process| !process.is_running().unwrap_or(true);
+        if !process.as_mut().is_some_and(ended) {
+            return;
+        }
+        let mut since = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if since.get_or_insert_with(Instant::now).elapsed() > RESTART_AFTER
+            && self.launch(&mut process).is_ok()
+        {
+            *since = None;
+        }
+    }
+
+    fn launch(&self, process: &mut Option<Process>) -> Result<()> {
         let cluster = (1..=self.nodes).map(|node| format!("n{node}={}", url(node, PEERS)));
         let cluster: Vec<_> = cluster.collect();
         let mut command = Command::new("etcd");
@@ -78,7 +111,8 @@ impl Member {
             .args(["--listen-client-urls", &url(self.node, CLIENTS)])
             .args(["--advertise-client-urls", &url(self.node, CLIENTS)])
             .args(["--heartbeat-interval", "100", "--election-timeout", "800"])
-            .args(["--logger", "zap", "--log-level", "error"]);
+            .args(["--logger", "zap", "--log-level", "error"])
+            .arg(format!("--enable-v2={}", self.store == Store::Etcd2));
         let place = network::namespace(self.node);
         *process = Some(Process::spawn(&place, &mut command, self.log.clone())?);
         Ok(())
@@ -106,19 +140,18 @@ impl Member {
     }
 
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
+        machine::stop_still(
+            self.process()
+                .as_ref()
+                .context("this member does not run")?,
+        )
     }
 
     pub fn resume(&self) -> Result<()> {
-        self.signal(Signal::SIGCONT)
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        let process = self.process();
-        process
-            .as_ref()
-            .context("this member does not run")?
-            .signal(signal)
+        match self.process().as_ref() {
+            Some(process) => process.signal(Signal::SIGCONT),
+            None => Ok(()),
+        }
     }
 
     /// Whether this member leads. None if it does not answer.

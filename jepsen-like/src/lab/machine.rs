@@ -65,7 +65,12 @@ impl Machine {
     pub(super) fn new(number: Node, shape: &Shape, disk: Disk, clock: Clock) -> Result<Self> {
         let member = (shape.store != Store::Raft).then(|| {
             let log = shape.folder.join(format!("n{number}.etcd.log"));
-            Member::new(number, shape.nodes, disk.path().join("etcd"), log)
+            Member::new(
+                number,
+                (shape.nodes, shape.store),
+                disk.path().join("etcd"),
+                log,
+            )
         });
         let mut environment = shape.environment.clone();
         if let Some(member) = &member {
@@ -183,8 +188,11 @@ impl Machine {
         command
     }
 
-    /// Starts a daemon that ended by itself. To be called often.
+    /// Starts what ended by itself. To be called often.
     pub fn supervise(&self) -> Result<()> {
+        if let Some(member) = &self.member {
+            member.supervise();
+        }
         let mut daemon = self.daemon();
         let Some(process) = &mut daemon.process else {
             let due = daemon.ended.is_none_or(|at| at.elapsed() > RESTART_AFTER);
@@ -254,20 +262,7 @@ impl Machine {
     /// Stops the process in its tracks, and makes sure that it stands still.
     pub fn pause(&self) -> Result<()> {
         let daemon = self.daemon();
-        let process = daemon.process.as_ref().context("it does not run")?;
-        process.signal(Signal::SIGSTOP)?;
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !self.is_stopped(process.pid())? {
-            ensure!(Instant::now() < deadline, "SIGSTOP did not stop it");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    }
-
-    fn is_stopped(&self, pid: u32) -> Result<bool> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let state = stat.rsplit(')').next().unwrap_or_default();
-        Ok(state.trim_start().starts_with('T'))
+        stop_still(daemon.process.as_ref().context("it does not run")?)
     }
 
     pub fn resume(&self) -> Result<()> {
@@ -365,5 +360,20 @@ impl Machine {
         let from = log.lines().count().saturating_sub(15);
         let tail: Vec<_> = log.lines().skip(from).collect();
         tail.join("\n")
+    }
+}
+
+/// SIGSTOP, and it has worked when this returns.
+pub(super) fn stop_still(process: &Process) -> Result<()> {
+    process.signal(Signal::SIGSTOP)?;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
+        let state = stat.rsplit(')').next().unwrap_or_default();
+        if state.trim_start().starts_with('T') {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "SIGSTOP did not stop it");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -40,8 +40,7 @@ pub struct Clock {
     last: Arc<AtomicU64>,
 }
 
-/// What the catalog is kept in. By the API of etcd 2 a change may take several steps, which others
-/// see one by one, so a judge of whole changes has nothing to say of it.
+/// What the catalog is kept in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Store {
     /// merlin's own store, replicated among its nodes
@@ -49,6 +48,17 @@ pub enum Store {
     Raft,
     /// An etcd with a member beside every node
     Etcd3,
+    /// The same, by the API of etcd 2: without transactions, so that less is promised and judged
+    Etcd2,
+}
+
+impl Store {
+    /// As `--store-backend` calls it.
+    pub(crate) fn name(self) -> String {
+        use clap::ValueEnum as _;
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 /// How the lab is made.

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use e2e::lab::Namespace;
 
+use super::etcd::{CLIENTS, PEERS};
 use crate::ops::Node;
 
 const TABLE: &str = "nemesis";
@@ -56,26 +57,50 @@ pub enum Filter {
     From(Vec<Node>),
     /// So many of a hundred packets from any node are dropped. Clients are spared.
     Lossy(u8),
+    /// All packets of these nodes' members of the etcd to the one here, and no others.
+    FromMembers(Vec<Node>),
+    /// All answers of any member of the etcd to who asks here.
+    Answers,
+    /// Who asks any member of the etcd from here is refused.
+    Asking,
 }
 
 /// Puts the filter in place of any other.
 pub fn filter(node: Node, filter: &Filter) -> Result<()> {
-    let condition = match filter {
-        Filter::From(nodes) => {
-            let from: Vec<_> = nodes
-                .iter()
-                .map(|node| address(*node).to_string())
-                .collect();
-            format!("ip saddr {{ {} }}", from.join(", "))
-        }
+    let from = |nodes: &[Node]| {
+        let from: Vec<_> = nodes
+            .iter()
+            .map(|node| address(*node).to_string())
+            .collect();
+        format!("ip saddr {{ {} }}", from.join(", "))
+    };
+    let (hook, conditions, verdict) = match filter {
+        Filter::From(nodes) => ("input", vec![from(nodes)], "drop"),
         Filter::Lossy(percent) => {
-            format!("ip saddr != {HOST} meta iifname eth0 numgen random mod 100 < {percent}")
+            let some =
+                format!("ip saddr != {HOST} meta iifname eth0 numgen random mod 100 < {percent}");
+            ("input", vec![some], "drop")
+        }
+        // Whichever of the two has connected.
+        Filter::FromMembers(nodes) => {
+            let ports = ["sport", "dport"];
+            let conditions = ports.map(|port| format!("{} tcp {port} {PEERS}", from(nodes)));
+            ("input", conditions.to_vec(), "drop")
+        }
+        Filter::Answers => ("input", vec![format!("tcp sport {CLIENTS}")], "drop"),
+        Filter::Asking => {
+            let asking = format!("tcp dport {CLIENTS}");
+            ("output", vec![asking], "reject with tcp reset")
         }
     };
-    let rules = format!(
-        "table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n chain in {{\n  type \
-         filter hook input priority 0;\n  {condition} counter drop\n }}\n}}\n"
+    let mut rules = format!(
+        "table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n chain here {{\n  type \
+         filter hook {hook} priority 0;\n"
     );
+    for condition in conditions {
+        writeln!(rules, "  {condition} counter {verdict}")?;
+    }
+    rules.push_str(" }\n}\n");
     nft(node, &rules)
 }
 
@@ -88,10 +113,13 @@ pub fn unfilter(node: Node) -> Result<u64> {
 
 pub fn dropped(node: Node) -> Result<u64> {
     let listed = namespace(node).run("nft", ["list", "table", "ip", TABLE])?;
-    let mut words = listed.split_whitespace();
-    words.find(|word| *word == "packets");
-    let packets = words.next().context("nft shows no counter")?;
-    Ok(packets.parse()?)
+    let words: Vec<_> = listed.split_whitespace().collect();
+    let counters = words.windows(2).filter(|pair| pair[0] == "packets");
+    let counts: Vec<u64> = counters
+        .map(|pair| pair[1].parse())
+        .collect::<Result<_, _>>()?;
+    ensure!(!counts.is_empty(), "nft shows no counter: {listed}");
+    Ok(counts.iter().sum())
 }
 
 /// Lets what a machine sends through so slowly.

@@ -18,7 +18,7 @@ impl Nemesis {
             Machine::has_movable_clock(),
             "clocks cannot be moved (Debian: libfaketime)"
         );
-        let victim = self.victim()?;
+        let victim = self.take_victim()?;
         let ahead = if self.dice.random() { HOUR } else { -HOUR };
         let detail = format!("n{victim} by {ahead:+} s");
         let begun = self.begin(Kind::ClockJump, detail, []);

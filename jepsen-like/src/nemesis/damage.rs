@@ -5,12 +5,14 @@
 //! an old copy.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
+use rand::seq::IndexedRandom;
 
 use super::{Begun, Kind, Nemesis};
 use crate::checker::Law;
@@ -20,16 +22,26 @@ use crate::ops::Node;
 /// By then a daemon runs or has said why not.
 const DECISION: Duration = Duration::from_secs(10);
 
+const FLIPPED: usize = 8;
+
+const JOURNAL: &str = "journal";
+/// Records of the journal begin on blocks of this size, with generation, number and length.
+const BLOCK: usize = 4096;
+const HEADER: usize = 24;
+
 impl Nemesis {
     pub(super) fn damage(&mut self, kind: Kind) -> Result<Begun> {
-        let victim = self.any();
+        let victim = self.take_any();
         let machine = self.machine(victim).clone();
         let mut begun = self.begin(kind, String::new(), [victim]);
         machine.kill()?;
         let data = machine.data();
         let file = match kind {
             Kind::SnapshotTorn => newest(&data.join("snapshots"))?,
-            _ => Some(data.join("log/sled/db")),
+            _ => Some(data.join("log").join(match self.dice.random() {
+                true => "sled/db",
+                false => JOURNAL,
+            })),
         };
         let Some(file) = file else {
             machine.start()?;
@@ -41,10 +53,18 @@ impl Nemesis {
         copy(&data, &backup)?;
         let whole = fs::read(&file).with_context(|| file.display().to_string())?;
         let damaged = match kind {
-            Kind::SnapshotTorn => whole[..whole.len() / 2].to_vec(),
-            _ => self.flip(&whole),
+            Kind::SnapshotTorn => Some(whole[..whole.len() / 2].to_vec()),
+            _ => self.flip(&whole, file.ends_with(JOURNAL)),
+        };
+        let Some(damaged) = damaged else {
+            fs::remove_dir_all(&backup)?;
+            machine.start()?;
+            begun.detail = format!("n{victim}'s journal has just begun anew, nothing was done");
+            begun.happened = false;
+            return Ok(begun);
         };
         ensure!(damaged != whole, "the damage changed nothing");
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
         fs::write(&file, damaged)?;
         let seen = machine.log().len();
         machine.start()?;
@@ -61,25 +81,36 @@ impl Nemesis {
                     let what = format!("n{victim} does not start and does not say why: {said}");
                     self.shared.recorder.violation(Law::DaemonsStayUp, what);
                 }
-                format!("n{victim} noticed and refused to start")
+                format!("n{victim} noticed and refused to start ({name})")
             }
             false => {
                 fs::remove_dir_all(&backup)?;
-                format!("n{victim} got over it")
+                format!("n{victim} got over it ({name})")
             }
         };
         Ok(begun)
     }
 
-    /// Eight bytes somewhere in what was written.
-    fn flip(&mut self, whole: &[u8]) -> Vec<u8> {
+    /// Some bytes in a row, somewhere in what was written.
+    fn flip(&mut self, whole: &[u8], is_journal: bool) -> Option<Vec<u8>> {
+        let used = || {
+            whole
+                .iter()
+                .rposition(|byte| *byte != 0)
+                .map(|last| 0..last)
+        };
+        let places = match is_journal {
+            true => provable(whole),
+            false => used().into_iter().collect(),
+        };
+        let place = places.choose(&mut self.dice)?.clone();
+        let last = place.end.saturating_sub(FLIPPED).max(place.start);
+        let at = self.dice.random_range(place.start..=last);
         let mut damaged = whole.to_vec();
-        let used = whole.iter().rposition(|byte| *byte != 0).unwrap_or(0);
-        let at = self.dice.random_range(0..=used.saturating_sub(8));
-        for byte in damaged.iter_mut().skip(at).take(8) {
+        for byte in damaged.iter_mut().skip(at).take(FLIPPED) {
             *byte = !*byte;
         }
-        damaged
+        Some(damaged)
     }
 
     /// Whether the daemon has ended instead of becoming ready.
@@ -98,6 +129,29 @@ impl Nemesis {
         }
         false
     }
+}
+
+/// Where the records of a journal are that two more of its generation follow. Damage to a later one
+/// cannot be told from a write that a power cut has torn, and need not be noticed.
+fn provable(journal: &[u8]) -> Vec<Range<usize>> {
+    let number = |at: usize| {
+        let bytes = journal.get(at..at + 8)?;
+        Some(u64::from_be_bytes(bytes.try_into().ok()?))
+    };
+    let mut records: Vec<Range<usize>> = Vec::new();
+    let mut at = 0;
+    while let (Some(generation), Some(place), Some(length)) =
+        (number(at), number(at + 8), number(at + 16))
+        && generation > 0
+        && (Some(generation), place) == (number(0), records.len() as u64)
+    {
+        // Its upper half; the other one is a checksum.
+        let end = at + HEADER + (length >> 32) as usize;
+        records.push(at..end);
+        at = end.next_multiple_of(BLOCK);
+    }
+    records.truncate(records.len().saturating_sub(2));
+    records
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

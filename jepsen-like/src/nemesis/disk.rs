@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use rand::Rng;
 
 use super::{Begun, Kind, Nemesis};
+use crate::lab::machine::Machine;
 use crate::ops::Node;
 
 impl Nemesis {
@@ -15,7 +16,7 @@ impl Nemesis {
             Kind::DiskStall => self.stall(kind),
             Kind::DiskReadOnly | Kind::DiskSyncFails => self.break_disk(kind),
             Kind::PowerCut => {
-                let victim = self.any();
+                let victim = self.take_any();
                 self.cut_power(kind, &[victim])
             }
             Kind::PowerCutAll => {
@@ -27,7 +28,7 @@ impl Nemesis {
     }
 
     fn fill_disk(&mut self, kind: Kind) -> Result<Begun> {
-        let victim = self.victim()?;
+        let victim = self.take_victim()?;
         let begun = self.begin(kind, format!("n{victim}"), [victim]);
         self.machine(victim).disk.fill()?;
         self.hold();
@@ -36,7 +37,7 @@ impl Nemesis {
     }
 
     fn stall(&mut self, kind: Kind) -> Result<Begun> {
-        let victim = self.victim()?;
+        let victim = self.take_victim()?;
         let machine = self.machine(victim).clone();
         let begun = self.begin(kind, format!("n{victim}"), [victim]);
         machine.disk.freeze()?;
@@ -55,7 +56,7 @@ impl Nemesis {
 
     /// Until somebody repairs it, as an operator does when a daemon will not stay up.
     fn break_disk(&mut self, kind: Kind) -> Result<Begun> {
-        let victim = self.victim()?;
+        let victim = self.take_victim()?;
         let machine = self.machine(victim).clone();
         let begun = self.begin(kind, format!("n{victim}"), [victim]);
         match kind {
@@ -66,16 +67,20 @@ impl Nemesis {
             }
         }
         self.hold();
-        machine.kill()?;
+        kill_all(&machine)?;
         machine.disk.repair()?;
-        machine.start()?;
+        start_all(&machine)?;
         Ok(begun)
     }
 
     fn cut_power(&mut self, kind: Kind, victims: &[Node]) -> Result<Begun> {
         let begun = self.begin(kind, format!("{victims:?}"), victims);
         for victim in victims {
-            self.machine(*victim).pause()?;
+            let machine = self.machine(*victim);
+            machine.pause()?;
+            if let Some(member) = &machine.member {
+                member.pause()?;
+            }
         }
         // What is being synced at this moment may yet arrive, and nothing after it.
         thread::sleep(Duration::from_millis(50));
@@ -84,13 +89,29 @@ impl Nemesis {
         }
         for victim in victims {
             let machine = self.machine(*victim);
-            machine.kill()?;
+            kill_all(machine)?;
             machine.disk.lose_unsynced()?;
         }
         thread::sleep(Duration::from_millis(self.dice.random_range(0..1500)));
         for victim in victims {
-            self.machine(*victim).start()?;
+            start_all(self.machine(*victim))?;
         }
         Ok(begun)
     }
+}
+
+/// Whatever has files open on the machine's disk.
+fn kill_all(machine: &Machine) -> Result<()> {
+    machine.kill()?;
+    match &machine.member {
+        Some(member) => member.kill(),
+        None => Ok(()),
+    }
+}
+
+fn start_all(machine: &Machine) -> Result<()> {
+    if let Some(member) = &machine.member {
+        member.start()?;
+    }
+    machine.start()
 }

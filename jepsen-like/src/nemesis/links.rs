@@ -21,6 +21,8 @@ impl Nemesis {
             Kind::PartitionFlapping => self.flap(kind),
             Kind::PacketLoss => self.lose_packets(kind),
             Kind::SlowLinks => self.slow_links(kind),
+            Kind::EtcdPartition => self.part_members(kind),
+            Kind::EtcdUnreachable => self.hide_members(kind),
             _ => self.partition(kind),
         }
     }
@@ -31,9 +33,8 @@ impl Nemesis {
         cut(&cuts)?;
         self.hold();
         let dropped = mend(&cuts)?;
-        ensure!(dropped > 0, "no packet met the partition {cuts:?}");
         let detail = format!("{}, {dropped} packets dropped", begun.detail);
-        Ok(Begun { detail, ..begun })
+        self.proved(begun, detail, dropped)
     }
 
     fn cuts(&mut self, kind: Kind) -> Result<(Cuts, String)> {
@@ -101,9 +102,8 @@ impl Nemesis {
             thread::sleep(Duration::from_millis(self.dice.random_range(50..600)));
             times += 1;
         }
-        ensure!(dropped > 0, "no packet met the partition {cuts:?}");
         let detail = format!("n{victim} alone {times} times, {dropped} packets dropped");
-        Ok(Begun { detail, ..begun })
+        self.proved(begun, detail, dropped)
     }
 
     fn lose_packets(&mut self, kind: Kind) -> Result<Begun> {
@@ -117,9 +117,43 @@ impl Nemesis {
         for node in self.nodes() {
             dropped += network::unfilter(node)?;
         }
-        ensure!(dropped > 0, "no packet was lost");
         let detail = format!("{percent} % of all packets, {dropped} of them");
-        Ok(Begun { detail, ..begun })
+        self.proved(begun, detail, dropped)
+    }
+
+    fn part_members(&mut self, kind: Kind) -> Result<Begun> {
+        let victim = self.victim()?;
+        let cuts = apart(&self.nodes(), &[victim]);
+        let begun = self.begin(kind, String::new(), []);
+        for (node, from) in &cuts {
+            network::filter(*node, &Filter::FromMembers(from.clone()))?;
+        }
+        self.hold();
+        let dropped = mend(&cuts)?;
+        let detail = format!("the member of n{victim} is alone, {dropped} packets dropped");
+        self.proved(begun, detail, dropped)
+    }
+
+    fn hide_members(&mut self, kind: Kind) -> Result<Begun> {
+        let mut victims = self.nodes();
+        if self.dice.random_ratio(2, 3) {
+            victims = vec![self.any()];
+        }
+        let (filter, how) = match self.dice.random() {
+            true => (Filter::Answers, "no answer"),
+            false => (Filter::Asking, "is refused"),
+        };
+        let begun = self.begin(kind, String::new(), []);
+        for node in &victims {
+            network::filter(*node, &filter)?;
+        }
+        self.hold();
+        let mut dropped = 0;
+        for node in &victims {
+            dropped += network::unfilter(*node)?;
+        }
+        let detail = format!("{victims:?}: {how}, {dropped} packets");
+        self.proved(begun, detail, dropped)
     }
 
     fn slow_links(&mut self, kind: Kind) -> Result<Begun> {
@@ -129,9 +163,23 @@ impl Nemesis {
         network::throttle(victim, rate)?;
         self.hold();
         let delayed = network::unthrottle(victim)?;
-        ensure!(delayed > 0, "nothing had to wait at {rate} kbit/s");
         let detail = format!("n{victim} sends {rate} kbit/s, {delayed} packets waited");
-        Ok(Begun { detail, ..begun })
+        self.proved(begun, detail, delayed)
+    }
+
+    /// What met no packet has not happened. Beside another fault that may be: who is dead sends
+    /// none. Otherwise it is the fault of this program.
+    fn proved(&self, begun: Begun, detail: String, packets: u64) -> Result<Begun> {
+        ensure!(
+            packets > 0 || self.is_companion,
+            "no packet met it: {detail}"
+        );
+        let happened = packets > 0;
+        Ok(Begun {
+            detail,
+            happened,
+            ..begun
+        })
     }
 }
 

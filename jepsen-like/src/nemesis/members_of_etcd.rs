@@ -10,6 +10,7 @@ use rand::Rng;
 use super::{Begun, Kind, Nemesis};
 use crate::lab::etcd::Member;
 use crate::lab::machine::Machine;
+use crate::lab::network::{self, Filter};
 use crate::ops::Node;
 
 impl Nemesis {
@@ -48,32 +49,17 @@ impl Nemesis {
                 Ok(begun)
             }
             Kind::EtcdPause => {
-                let victim = self.victim()?;
+                let victim = self.take_victim()?;
                 let begun = self.begin(kind, format!("the member of n{victim}"), []);
                 self.member(victim)?.1.pause()?;
                 self.hold();
                 self.member(victim)?.1.resume()?;
                 Ok(begun)
             }
-            Kind::EtcdCompact => {
-                let begun = self.begin(kind, String::new(), []);
-                let mut compacted = Vec::new();
-                for _ in 0..3 {
-                    // A watch that is away meanwhile finds nothing to go on from.
-                    let node = self.any();
-                    self.machine(node).kill()?;
-                    self.hold();
-                    compacted.push(self.member(node)?.1.compact()?);
-                    self.machine(node).start()?;
-                }
-                let detail = format!("up to {compacted:?}");
-                Ok(Begun { detail, ..begun })
-            }
+            Kind::EtcdCompact => self.compact(kind),
+            Kind::EtcdKillLeader => self.kill_leading_members(kind),
             _ => {
-                let victim = match kind {
-                    Kind::EtcdKillLeader => self.leading_member()?,
-                    _ => self.any(),
-                };
+                let victim = self.take_any();
                 let begun = self.begin(kind, format!("the member of n{victim}"), []);
                 self.member(victim)?.1.kill()?;
                 self.hold();
@@ -81,5 +67,60 @@ impl Nemesis {
                 Ok(begun)
             }
         }
+    }
+
+    fn kill_leading_members(&mut self, kind: Kind) -> Result<Begun> {
+        let begun = self.begin(kind, String::new(), []);
+        let mut killed = Vec::new();
+        while killed.len() < 3 && !self.stopped() {
+            let leader = self.leading_member()?;
+            self.member(leader)?.1.kill()?;
+            // Another one, as this one does not answer.
+            self.leading_member()?;
+            self.member(leader)?.1.start()?;
+            killed.push(leader);
+            let pause = Duration::from_millis(self.dice.random_range(0..1500));
+            thread::sleep(pause);
+        }
+        let detail = format!("those of {killed:?}");
+        Ok(Begun { detail, ..begun })
+    }
+
+    /// A daemon that was cut off meanwhile finds nothing to go on from, and says so.
+    fn compact(&mut self, kind: Kind) -> Result<Begun> {
+        let begun = self.begin(kind, String::new(), []);
+        let node = self.any();
+        let machine = Arc::clone(self.machine(node));
+        let others = || self.shared.lab.nodes().filter(|other| *other != node);
+        let other = others().next().context("nobody else is there to write")?;
+        let seen = machine.log().len();
+        network::filter(node, &Filter::Asking)?;
+        let heard = self.shared.recorder.last_done().map(|record| record.end);
+        let deadline = Instant::now() + self.patience;
+        self.hold();
+        // What it has not heard of must be there to be forgotten.
+        while self.shared.recorder.last_done().map(|record| record.end) == heard {
+            ensure!(
+                Instant::now() < deadline || self.stopped(),
+                "nothing is written"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        let compacted = self.member(other)?.1.compact()?;
+        network::unfilter(node)?;
+        let noticed = || {
+            let said = machine.log().split_off(seen);
+            let mut lines = said.lines();
+            lines.any(|line| line.contains("listing the records anew") && line.contains("compact"))
+        };
+        while !noticed() && !self.stopped() {
+            ensure!(
+                Instant::now() < deadline,
+                "n{node} did not miss what was compacted up to {compacted}"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        let detail = format!("up to {compacted} while n{node} was cut off");
+        Ok(Begun { detail, ..begun })
     }
 }

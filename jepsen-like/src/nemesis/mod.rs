@@ -11,8 +11,8 @@ mod pair;
 mod process;
 mod upgrade;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -92,7 +92,11 @@ pub enum Kind {
     EtcdKillAll,
     /// SIGSTOP to one member, often the leader, and SIGCONT
     EtcdPause,
-    /// The etcd forgets old states while nodes are away
+    /// A member, often the leader, and the others do not hear each other; daemons reach them all
+    EtcdPartition,
+    /// A daemon, or every one, hears no member of the etcd; members hear each other
+    EtcdUnreachable,
+    /// The etcd forgets what a daemon that is cut off has not yet heard
     EtcdCompact,
 }
 
@@ -104,6 +108,10 @@ pub(crate) struct Nemesis {
     hold: Duration,
     /// All is well again after so long, or never.
     patience: Duration,
+    /// Nodes that something is being done to, which nothing else may be done to.
+    taken: Arc<Mutex<BTreeSet<Node>>>,
+    /// Whether what it does is done beside something else.
+    is_companion: bool,
 }
 
 /// A fault that has begun.
@@ -146,7 +154,10 @@ pub(crate) fn run(
         dice,
         hold,
         patience,
+        taken: Arc::default(),
+        is_companion: false,
     };
+    let nodes = nemesis.nodes().len();
     let mut first_round = true;
     while (first_round || Instant::now() < until) && !kinds.is_empty() {
         let mut kinds = kinds.to_vec();
@@ -163,7 +174,7 @@ pub(crate) fn run(
                 continue;
             }
             let beside = match overlap {
-                true => pair::companion(kind, &kinds, &mut nemesis.dice),
+                true => pair::companion(kind, &kinds, nodes, &mut nemesis.dice),
                 false => None,
             };
             let (words, recovered) = nemesis.inflict(kind, beside)?;
@@ -200,6 +211,10 @@ impl Nemesis {
     /// A fault and perhaps another one beside it, from beginning to recovery. Says what they were,
     /// and whether all is well again.
     fn inflict(&mut self, kind: Kind, beside: Option<Kind>) -> Result<(String, bool)> {
+        self.taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         let ended = match beside {
             Some(other) => self.happen_together(kind, other)?,
             None => vec![self.happen(kind)?],
@@ -242,7 +257,9 @@ impl Nemesis {
             | Kind::PartitionOneWay
             | Kind::PartitionFlapping
             | Kind::PacketLoss
-            | Kind::SlowLinks => self.hurt_links(kind),
+            | Kind::SlowLinks
+            | Kind::EtcdPartition
+            | Kind::EtcdUnreachable => self.hurt_links(kind),
             Kind::Kill | Kind::KillAll | Kind::KillLeader | Kind::Pause | Kind::RollingRestart => {
                 self.hurt_processes(kind)
             }
@@ -290,6 +307,31 @@ impl Nemesis {
     fn any(&mut self) -> Node {
         let nodes = self.nodes();
         nodes[self.dice.random_range(0..nodes.len())]
+    }
+
+    /// Any node that nothing else is being done to.
+    fn take_any(&mut self) -> Node {
+        let wish = self.any();
+        self.take(wish)
+    }
+
+    /// The leader as often as not, if nothing else is being done to it.
+    fn take_victim(&mut self) -> Result<Node> {
+        let wish = self.victim()?;
+        Ok(self.take(wish))
+    }
+
+    fn take(&mut self, wish: Node) -> Node {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = |node: &Node| !taken.contains(node);
+        let mut others: Vec<Node> = self.shared.lab.nodes().filter(free).collect();
+        others.shuffle(&mut self.dice);
+        let node = match others.first() {
+            Some(other) if taken.contains(&wish) => *other,
+            _ => wish,
+        };
+        taken.insert(node);
+        node
     }
 
     /// The leader as often as not: that is where it hurts.
@@ -421,7 +463,7 @@ impl Kind {
     }
 
     /// Whether it means something to a cluster with this store. Files, members and leaders of
-    /// merlin's own store are not there without it, and with an etcd a disk is its member's too.
+    /// merlin's own store are not there without it. With an etcd a disk is its member's too.
     #[must_use]
     pub fn suits(self, store: Store) -> bool {
         match self {
@@ -436,19 +478,22 @@ impl Kind {
             | Self::KillAll
             | Self::Pause
             | Self::ClockJump
-            | Self::RollingRestart => true,
-            Self::EtcdKill
-            | Self::EtcdKillLeader
-            | Self::EtcdKillAll
-            | Self::EtcdPause
-            | Self::EtcdCompact => store == Store::Etcd3,
-            Self::KillLeader
             | Self::DiskFull
             | Self::DiskStall
             | Self::DiskReadOnly
             | Self::DiskSyncFails
             | Self::PowerCut
             | Self::PowerCutAll
+            | Self::RollingRestart => true,
+            Self::EtcdKill
+            | Self::EtcdKillLeader
+            | Self::EtcdKillAll
+            | Self::EtcdPause
+            | Self::EtcdPartition
+            | Self::EtcdUnreachable => store != Store::Raft,
+            // What etcd 2 remembers of its events ends by itself.
+            Self::EtcdCompact => store == Store::Etcd3,
+            Self::KillLeader
             | Self::SnapshotTorn
             | Self::LogFlipped
             | Self::RollingUpgrade

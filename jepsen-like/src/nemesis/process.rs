@@ -22,7 +22,7 @@ impl Nemesis {
             }
             Kind::KillLeader => self.kill_leaders(kind),
             Kind::Pause => {
-                let victim = self.victim()?;
+                let victim = self.take_victim()?;
                 let begun = self.begin(kind, format!("n{victim}"), [victim]);
                 self.machine(victim).pause()?;
                 self.hold();
@@ -31,7 +31,7 @@ impl Nemesis {
             }
             Kind::RollingRestart => self.restart_in_turn(kind),
             _ => {
-                let victim = self.any();
+                let victim = self.take_any();
                 let begun = self.begin(kind, format!("n{victim}"), []);
                 self.machine(victim).kill()?;
                 self.hold();
