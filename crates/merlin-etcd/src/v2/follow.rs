@@ -33,6 +33,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Steps worth going one by one to what a list shows, and how long etcd may take to tell one.
 const STEPS: usize = 32;
 const STEP: Duration = Duration::from_millis(200);
+/// What a member has it tells with the head of its answer, so nothing is what comes no sooner.
+const SOON: Duration = Duration::from_millis(50);
 
 /// Follows etcd until told to stop.
 pub(crate) async fn run(
@@ -149,12 +151,19 @@ impl Follower {
         };
         let is_first = std::mem::replace(&mut self.confirmed, listing.index) == 0;
         let index = listing.index;
-        let records: Vec<_> = listing.records.into_iter().map(stored).collect();
+        let mut records: Vec<_> = listing.records.into_iter().map(stored).collect();
         if history == History::Same && !is_first {
             self.catch_up(client, index, &records).await;
             if self.history == History::Another {
                 return Ok(Heed::ListAgain);
             }
+        }
+        let followed = match history == History::Same && !is_first {
+            true => *self.shared.horizon.borrow(),
+            false => 0,
+        };
+        if let Some(deletion) = self.last_deletion(client, followed, &records, index).await {
+            records.push(deletion);
         }
         let changes = self.replica.relist(history, records);
         let heed = self.publisher.jump(&self.replica, &changes);
@@ -188,6 +197,63 @@ impl Follower {
                 _ => return,
             }
         }
+    }
+
+    /// A record that is gone has no index, so a list does not tell when the last one went, and a
+    /// catalog made of it would be older than what a deletion was acknowledged with. The events after
+    /// the newest record, and after what was followed, tell. Where etcd has forgotten them, this much
+    /// is certain: nothing was deleted after the list was made.
+    async fn last_deletion(
+        &self,
+        client: &Client,
+        followed: Index,
+        list: &[(Vec<u8>, Stored)],
+        index: Index,
+    ) -> Option<(Vec<u8>, Stored)> {
+        let layout = &self.config.layout;
+        let records = list.iter().filter(|(key, _)| layout.place(key).is_some());
+        let newest = records.map(|(_, stored)| stored.changed.0).max();
+        let known = newest.unwrap_or(0).max(followed);
+        let last = self.last_deletion_after(client, known, index).await?;
+        let deletion = Stored {
+            value: Default::default(),
+            created: Revision(last),
+            changed: Revision(last),
+        };
+        Some((layout.deleted().into_bytes(), deletion))
+    }
+
+    async fn last_deletion_after(
+        &self,
+        client: &Client,
+        known: Index,
+        index: Index,
+    ) -> Option<Index> {
+        let mut last = None;
+        let mut seen = known;
+        for _ in 0..STEPS {
+            if seen >= index {
+                return last;
+            }
+            let waiting = client.watch(&self.prefix, seen + 1).await.ok();
+            let Some(waiting) = waiting.filter(|waiting| waiting.index >= index) else {
+                return Some(index);
+            };
+            match timeout(SOON, waiting.event()).await {
+                Err(_) => return last,
+                Ok(Ok(Some(event))) if event.index() > index => return last,
+                Ok(Ok(Some(event))) => {
+                    seen = event.index();
+                    if let Event::Deleted { key, .. } = event
+                        && self.config.layout.place(key.as_bytes()).is_some()
+                    {
+                        last = Some(seen);
+                    }
+                }
+                Ok(_) => return Some(index),
+            }
+        }
+        Some(index)
     }
 
     /// Takes over one change after the other.

@@ -379,6 +379,24 @@ async fn a_directory_that_goes_takes_what_is_in_it() {
     node.propose(add("a", 2)).await.unwrap();
 }
 
+/// A list does not tell of what is gone.
+#[tokio::test]
+async fn a_node_that_comes_later_is_not_older_than_the_last_deletion() {
+    let etcd = Etcd::cluster();
+    let first = Node::start(etcd.endpoints()).await;
+    first.propose(create("web", 80)).await.unwrap();
+    first.propose(create("mail", 25)).await.unwrap();
+    let deleted = first.propose(delete("mail")).await.unwrap().revision;
+    // etcd goes on counting for others, and for answers that are kept for retries.
+    for _ in 0..3 {
+        let others = client(etcd.endpoints());
+        let _ = others.change(&Ask::create("/elsewhere", b"")).await;
+    }
+    let later = Node::start(etcd.endpoints()).await;
+    assert_eq!(later.read().await.revision(), deleted);
+    assert_eq!(first.read().await.revision(), deleted);
+}
+
 #[tokio::test]
 async fn events_that_etcd_no_longer_has_are_made_up_for_by_a_list() {
     let etcd = Etcd::cluster();
