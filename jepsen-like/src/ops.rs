@@ -167,6 +167,9 @@ pub struct Sample {
     pub catalog: Revision,
     /// Revision the table had matched last, before it was read.
     pub programmed: Revision,
+    /// Whether what the node holds may be old: it started while the etcd was away, and leaves the
+    /// table as it is until that has answered.
+    pub unconfirmed: bool,
     pub table: Arc<Table>,
 }
 

@@ -43,6 +43,36 @@ fn a_catalog_in_etcd_is_kept_under_every_nemesis() {
     assert!(said.contains("clean: merlin kept every promise"));
 }
 
+/// Less is promised there, and the rest is kept as well.
+#[test]
+fn so_is_one_that_is_kept_by_the_api_of_etcd_2() {
+    let nemeses = "partition-leader,kill-all,etcd-kill-leader,etcd-unreachable,power-cut-all";
+    let args = ["--store", "etcd2", "--nodes", "3", "--seed", "6"];
+    let length = ["--minutes", "0.1", "--hold", "0.5", "--nemesis", nemeses];
+    let (code, said) = run(&[&args[..], &length].concat());
+    assert_eq!(code, Some(0));
+    assert!(said.contains("clean: merlin kept every promise"));
+}
+
+/// The first write that such a disk refuses may be an entry, a snapshot, or the last one of a log
+/// that is closed. None of them may end in a panic, and no node may lose what it needs to start.
+#[test]
+fn disks_that_fail_end_daemons_in_their_own_words() {
+    let args = [
+        "--nodes",
+        "3",
+        "--seed",
+        "14",
+        "--nemesis",
+        "disk-sync-fails",
+    ];
+    let often = ["--env", "MERLIN_SNAPSHOT_EVERY=20"];
+    let length = ["--minutes", "0.3", "--hold", "0.5"];
+    let (code, said) = run(&[&args[..], &often, &length].concat());
+    assert_eq!(code, Some(0));
+    assert!(said.contains("clean: merlin kept every promise"));
+}
+
 #[test]
 fn members_of_seven_come_and_go_while_writes_are_taken() {
     let nemeses = "replacement,demotion,leader-transfer,kill,kill-leader,rolling-upgrade";

@@ -96,19 +96,24 @@ fn gaps(history: &History, known: &BTreeSet<Revision>) -> Vec<Revision> {
     watched.sort_unstable();
     let read: BTreeSet<Revision> = history.reads.iter().map(|read| read.revision).collect();
     let mut gaps = Vec::new();
+    let mut unseen = |from: Revision, to: Revision| {
+        if from <= to {
+            gaps.extend(read.range(from..to));
+            gaps.push(to);
+        }
+    };
     let mut before = 0;
     for &revision in known {
-        // The first one in between that no watch reached beyond.
-        let mut unseen = before + 1;
-        for &(from, to) in &watched {
-            if from < unseen {
-                unseen = unseen.max(to + 1);
+        // Everything before this one has been looked at.
+        let mut next = before + 1;
+        for &(from, to) in watched.iter().filter(|(_, to)| *to > before) {
+            unseen(next, from.min(revision - 1));
+            next = next.max(to + 1);
+            if next >= revision {
+                break;
             }
         }
-        if unseen < revision {
-            gaps.extend(read.range(unseen..revision - 1));
-            gaps.push(revision - 1);
-        }
+        unseen(next, revision - 1);
         before = revision;
     }
     gaps

@@ -148,6 +148,10 @@ fn check_pace(history: &History, violations: &mut Violations) {
         // Since when the newest catalog is waiting that has not been programmed.
         let mut waiting: Option<(Moment, Revision)> = None;
         for sample in samples {
+            if sample.unconfirmed {
+                waiting = None;
+                continue;
+            }
             if let Some((since, revision)) = waiting {
                 if sample.programmed >= revision {
                     waiting = None;

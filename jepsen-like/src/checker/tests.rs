@@ -101,6 +101,7 @@ fn honest(seed: u64) -> History {
             life: 1,
             catalog: revision,
             programmed: revision,
+            unconfirmed: false,
             table: Arc::new(table(&catalog)),
         });
     }
@@ -545,6 +546,32 @@ fn an_unknown_deletion_may_hide_in_a_gap() {
         };
         history.watches.push(watch);
         let violations = check(&dense(with_gaps(history)).0).violations;
+        assert!(violations.is_empty(), "seed {seed}: {violations:?}");
+    }
+}
+
+#[test]
+fn a_watch_that_begins_in_a_gap_leaves_nothing_unseen_of_the_rest() {
+    for seed in 0..10 {
+        let mut history = with_gaps(honest(seed));
+        let watch = &mut history.watches[0];
+        let mut later = watch.frames.split_off(watch.frames.len() / 2);
+        let before = watch.frames.last().unwrap();
+        // A list tells of a revision at which nothing happened.
+        let listed = Frame {
+            revision: before.revision + 1,
+            events: Vec::new(),
+            ..before.clone()
+        };
+        assert!(listed.revision + 1 < later[0].revision, "there is a gap");
+        later.insert(0, listed);
+        let watch = Watch {
+            from: None,
+            frames: later,
+            ..watch.clone()
+        };
+        history.watches.push(watch);
+        let violations = check(&dense(history).0).violations;
         assert!(violations.is_empty(), "seed {seed}: {violations:?}");
     }
 }

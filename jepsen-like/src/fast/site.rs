@@ -153,6 +153,10 @@ impl Site for Cluster {
         self.slot(node).life
     }
 
+    fn has_transactions(&self) -> bool {
+        true
+    }
+
     fn client(self: &Arc<Self>, node: Node) -> Session {
         Session {
             cluster: Arc::clone(self),

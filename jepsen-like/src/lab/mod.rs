@@ -81,6 +81,7 @@ pub struct Shape {
 #[derive(Debug)]
 pub struct Lab {
     pub clock: Clock,
+    pub store: Store,
     pub machines: Vec<Arc<Machine>>,
 }
 
@@ -123,7 +124,12 @@ impl Lab {
             Ok(Arc::new(Machine::new(number, shape, disk, clock.clone())?))
         };
         let machines = (1..=shape.nodes).map(machine).collect::<Result<_>>()?;
-        Ok(Self { clock, machines })
+        let store = shape.store;
+        Ok(Self {
+            clock,
+            store,
+            machines,
+        })
     }
 
     /// Makes the machines one cluster: the first founds it, the others join with its tokens; or

@@ -18,7 +18,7 @@ use tonic::Status;
 
 use crate::checker::Law;
 use crate::client::{Client, Odd};
-use crate::lab::Lab;
+use crate::lab::{Lab, Store};
 use crate::model::{CHECKED, Catalog};
 use crate::ops::{Life, Node, Outcome, ReadRecord, Revision, Serial, Write};
 use crate::recorder::Recorder;
@@ -48,6 +48,9 @@ pub trait Site: Send + Sync + 'static {
 
     fn size(&self) -> Node;
     fn life(&self, node: Node) -> Life;
+    /// Whether a change of several objects is one step, and keeping its answer belongs to it.
+    /// Without that, a write is not safe to be sent again, and a deletion is seen piece by piece.
+    fn has_transactions(&self) -> bool;
     fn client(self: &Arc<Self>, node: Node) -> Self::Client;
 }
 
@@ -77,6 +80,10 @@ impl Site for Lab {
 
     fn life(&self, node: Node) -> Life {
         self.machine(node).life()
+    }
+
+    fn has_transactions(&self) -> bool {
+        self.store != Store::Etcd2
     }
 
     fn client(self: &Arc<Self>, node: Node) -> Client {

@@ -48,6 +48,8 @@ pub async fn sample(shared: &Shared, client: &Client, node: Node) -> Option<Samp
     let status = client.status(PATIENCE).await.ok()?;
     let table = client.table(PATIENCE).await.ok()?;
     let end = shared.recorder.clock.now();
+    let has_etcd = machine.member.is_some();
+    let away = has_etcd && status.store.is_some_and(|store| !store.available);
     (machine.life() == life).then(|| Sample {
         start,
         end,
@@ -55,6 +57,7 @@ pub async fn sample(shared: &Shared, client: &Client, node: Node) -> Option<Samp
         life,
         catalog: status.catalog_revision,
         programmed: status.programmed_revision,
+        unconfirmed: away && status.programmed_revision == 0,
         table: Arc::new(table),
     })
 }

@@ -109,7 +109,8 @@ impl<S: Site> Writer<S> {
         let expected = self.expected(&catalog, &action);
         let write = Write { action, expected };
         let id = format!("{:x}-{}", self.shared.run, self.shared.serial());
-        let id = self.dice.random_ratio(2, 3).then_some(id);
+        let carries_id = self.dice.random_ratio(2, 3) && self.shared.lab.has_transactions();
+        let id = carries_id.then_some(id);
         let recorder = Arc::clone(&self.shared.recorder);
         let start = recorder.clock.now();
         let begun = Instant::now();
@@ -193,7 +194,7 @@ impl<S: Site> Writer<S> {
         let value = self.shared.serial();
         match (self.dice.random_range(0..100), server) {
             (0..12, _) => self.create_service(catalog),
-            (12..16, _) => Action::DeleteService { service },
+            (12..16, _) if self.shared.lab.has_transactions() => Action::DeleteService { service },
             (16..46, _) => Action::EditService { service, value },
             (46..76, Some(server)) if !crowded || self.dice.random_ratio(1, 2) => {
                 Action::EditServer {
