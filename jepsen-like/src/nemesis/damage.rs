@@ -50,7 +50,10 @@ impl Nemesis {
             return Ok(begun);
         };
         let backup = data.with_extension("backup");
+        let sync = || checked("sync", &["--file-system", &data.to_string_lossy()]).map(drop);
         copy(&data, &backup)?;
+        // A backup that a power cut could take is none, nor one that it could bring back.
+        sync()?;
         let whole = fs::read(&file).with_context(|| file.display().to_string())?;
         let damaged = match kind {
             Kind::SnapshotTorn => Some(whole[..whole.len() / 2].to_vec()),
@@ -58,6 +61,7 @@ impl Nemesis {
         };
         let Some(damaged) = damaged else {
             fs::remove_dir_all(&backup)?;
+            sync()?;
             machine.start()?;
             begun.detail = format!("n{victim}'s journal has just begun anew, nothing was done");
             begun.happened = false;
@@ -75,6 +79,7 @@ impl Nemesis {
                 machine.kill()?;
                 fs::remove_dir_all(&data)?;
                 fs::rename(&backup, &data)?;
+                sync()?;
                 machine.start()?;
                 let words = ["remove this member", "join the cluster as a new node"];
                 if !words.iter().any(|word| said.contains(word)) {
@@ -85,6 +90,7 @@ impl Nemesis {
             }
             false => {
                 fs::remove_dir_all(&backup)?;
+                sync()?;
                 format!("n{victim} got over it ({name})")
             }
         };
@@ -155,10 +161,9 @@ fn provable(journal: &[u8]) -> Vec<Range<usize>> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
+    ensure!(!to.exists(), "{} is of an earlier time", to.display());
     let paths = [from, to].map(|path| path.to_string_lossy().into_owned());
-    checked("cp", &["-a", &paths[0], &paths[1]])?;
-    // A backup that a power cut could take is none.
-    checked("sync", &["--file-system", &paths[1]]).map(drop)
+    checked("cp", &["-a", &paths[0], &paths[1]]).map(drop)
 }
 
 fn newest(directory: &Path) -> Result<Option<PathBuf>> {
