@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub struct Member {
     process: Mutex<Option<Process>>,
     /// When it was seen that it had ended by itself.
     ended: Mutex<Option<Instant>>,
+    /// Whether it was added to a cluster that was there before it.
+    added: AtomicBool,
 }
 
 fn url(node: Node, port: u16) -> String {
@@ -53,6 +56,7 @@ impl Member {
             log,
             process: Mutex::default(),
             ended: Mutex::default(),
+            added: AtomicBool::new(false),
         }
     }
 
@@ -106,6 +110,7 @@ impl Member {
             .arg("--data-dir")
             .arg(&self.data)
             .args(["--initial-cluster", &cluster.join(",")])
+            .args(["--initial-cluster-state", self.cluster_state()])
             .args(["--initial-advertise-peer-urls", &url(self.node, PEERS)])
             .args(["--listen-peer-urls", &url(self.node, PEERS)])
             .args(["--listen-client-urls", &url(self.node, CLIENTS)])
@@ -116,6 +121,42 @@ impl Member {
         let place = network::namespace(self.node);
         *process = Some(Process::spawn(&place, &mut command, self.log.clone())?);
         Ok(())
+    }
+
+    fn cluster_state(&self) -> &'static str {
+        match self.added.load(Ordering::Relaxed) {
+            true => "existing",
+            false => "new",
+        }
+    }
+
+    /// Another member, with nothing on its disk, in place of this one, which is dead. The cluster
+    /// is told by `teller`, whose member lives. What fails can be tried again.
+    pub fn replace(&self, teller: &Self) -> Result<()> {
+        let (name, at) = (format!("n{}", self.node), url(self.node, PEERS));
+        // As in `8e9e05c52164694d, started, n1, http://..., http://..., false`; without a name
+        // before its first start.
+        let listed = teller.control(&["member", "list"])?;
+        let mut lines = listed
+            .lines()
+            .map(|line| line.split(", ").collect::<Vec<_>>());
+        let present = lines.find(|words| words.get(3) == Some(&at.as_str()));
+        let is_added = match present.as_deref() {
+            Some([id, "started", ..]) => {
+                teller.control(&["member", "remove", id])?;
+                false
+            }
+            Some(_) => true,
+            None => false,
+        };
+        if !is_added {
+            if self.data.exists() {
+                std::fs::remove_dir_all(&self.data)?;
+            }
+            teller.control(&["member", "add", &name, &format!("--peer-urls={at}")])?;
+        }
+        self.added.store(true, Ordering::Relaxed);
+        self.start()
     }
 
     /// Waits until it answers, and so has a quorum.

@@ -57,6 +57,7 @@ impl Nemesis {
                 Ok(begun)
             }
             Kind::EtcdCompact => self.compact(kind),
+            Kind::EtcdReplacement => self.replace_member(kind),
             Kind::EtcdKillLeader => self.kill_leading_members(kind),
             _ => {
                 let victim = self.take_any();
@@ -84,6 +85,25 @@ impl Nemesis {
         }
         let detail = format!("those of {killed:?}");
         Ok(Begun { detail, ..begun })
+    }
+
+    fn replace_member(&mut self, kind: Kind) -> Result<Begun> {
+        let victim = self.victim()?;
+        let begun = self.begin(kind, format!("the member of n{victim}"), []);
+        self.member(victim)?.1.kill()?;
+        self.hold();
+        let (_, member) = self.member(victim)?;
+        let deadline = Instant::now() + self.patience;
+        // Others may be cut off meanwhile.
+        while let Err(error) = member.replace(self.member(self.leading_member()?)?.1) {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        // Until it has what the others have, nobody else may go.
+        member.await_ready()?;
+        Ok(begun)
     }
 
     /// A daemon that was cut off meanwhile finds nothing to go on from, and says so.

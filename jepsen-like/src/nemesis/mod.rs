@@ -92,6 +92,8 @@ pub enum Kind {
     EtcdKillAll,
     /// SIGSTOP to one member, often the leader, and SIGCONT
     EtcdPause,
+    /// A member loses its data, is removed, and another one takes its place
+    EtcdReplacement,
     /// A member, often the leader, and the others do not hear each other; daemons reach them all
     EtcdPartition,
     /// A daemon, or every one, hears no member of the etcd; members hear each other
@@ -277,6 +279,7 @@ impl Nemesis {
             | Kind::EtcdKillLeader
             | Kind::EtcdKillAll
             | Kind::EtcdPause
+            | Kind::EtcdReplacement
             | Kind::EtcdCompact => self.hurt_members_of_etcd(kind),
         }
     }
@@ -489,6 +492,7 @@ impl Kind {
             | Self::EtcdKillLeader
             | Self::EtcdKillAll
             | Self::EtcdPause
+            | Self::EtcdReplacement
             | Self::EtcdPartition
             | Self::EtcdUnreachable => store != Store::Raft,
             // What etcd 2 remembers of its events ends by itself.
