@@ -56,7 +56,7 @@ impl Home {
             role: "operator".to_owned(),
             cluster_id: cluster.to_owned(),
             nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
-            ca_certificate: certificate.clone(),
+            ca_certificates: vec![certificate.clone()],
             certificate,
             private_key: key.serialize_der(),
         });

@@ -70,7 +70,8 @@ pub struct Context {
 /// Certificates and key in DER.
 #[derive(Debug)]
 pub(crate) struct Credentials {
-    pub(crate) ca: CertificateDer<'static>,
+    /// One, or two while the cluster replaces its authority.
+    pub(crate) authorities: Vec<CertificateDer<'static>>,
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) key: PrivateKeyDer<'static>,
 }
@@ -82,21 +83,22 @@ pub struct Parts {
     pub role: String,
     pub cluster_id: String,
     pub nodes: Vec<String>,
-    pub ca_certificate: Vec<u8>,
+    pub ca_certificates: Vec<Vec<u8>>,
     pub certificate: Vec<u8>,
     pub private_key: Vec<u8>,
 }
 
 impl Context {
     pub fn new(parts: Parts) -> Self {
-        let pem = |tag, der| pem::encode(&Pem::new(tag, der));
+        let pem = |tag, der: Vec<u8>| pem::encode(&Pem::new(tag, der));
+        let authorities = parts.ca_certificates.into_iter();
         Self {
             version: VERSION,
             client: parts.client,
             role: parts.role,
             cluster_id: parts.cluster_id,
             nodes: parts.nodes,
-            ca_certificate: pem(CERTIFICATE, parts.ca_certificate),
+            ca_certificate: authorities.map(|der| pem(CERTIFICATE, der)).collect(),
             certificate: pem(CERTIFICATE, parts.certificate),
             private_key: pem(PRIVATE_KEY, parts.private_key),
         }
@@ -176,20 +178,27 @@ impl Context {
 
     /// Certificates and key, or which field is none.
     pub(crate) fn credentials(&self) -> Result<Credentials, &'static str> {
-        let certificate = |text: &str, field| {
-            let der = decode(text, CERTIFICATE).ok_or(field)?;
-            match parse_x509_certificate(&der) {
-                Ok(_) => Ok(CertificateDer::from(der)),
-                Err(_) => Err(field),
-            }
-        };
+        let authorities = certificates(&self.ca_certificate).ok_or("ca-certificate")?;
+        let certificate = certificates(&self.certificate).and_then(|mut found| found.pop());
         let key = decode(&self.private_key, PRIVATE_KEY).ok_or("private-key")?;
         Ok(Credentials {
-            ca: certificate(&self.ca_certificate, "ca-certificate")?,
-            certificate: certificate(&self.certificate, "certificate")?,
+            authorities,
+            certificate: certificate.ok_or("certificate")?,
             key: PrivatePkcs8KeyDer::from(key).into(),
         })
     }
+}
+
+/// At least one.
+fn certificates(text: &str) -> Option<Vec<CertificateDer<'static>>> {
+    let blocks = pem::parse_many(text).ok()?;
+    let certificates = blocks.into_iter().map(|block| {
+        let der = (block.tag() == CERTIFICATE).then(|| block.into_contents())?;
+        parse_x509_certificate(&der).ok()?;
+        Some(CertificateDer::from(der))
+    });
+    let certificates: Vec<_> = certificates.collect::<Option<_>>()?;
+    (!certificates.is_empty()).then_some(certificates)
 }
 
 fn decode(text: &str, tag: &str) -> Option<Vec<u8>> {

@@ -120,7 +120,9 @@ pub(crate) fn client_config(context: &Context) -> Result<Arc<ClientConfig>, Erro
     let credentials = context.credentials().map_err(damaged)?;
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add(credentials.ca)?;
+    for authority in credentials.authorities {
+        roots.add(authority)?;
+    }
     let verifier = AnyNode {
         roots,
         cluster: context.cluster_id.clone(),
@@ -231,7 +233,7 @@ pub(crate) mod tests {
                 role: "operator".to_owned(),
                 cluster_id: self.cluster.clone(),
                 nodes: vec!["192.0.2.1:4282".to_owned()],
-                ca_certificate: self.certificate.to_vec(),
+                ca_certificates: vec![self.certificate.to_vec()],
                 certificate: certificate.to_vec(),
                 private_key: key,
             })

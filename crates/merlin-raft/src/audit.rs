@@ -2,7 +2,10 @@
 //! theirs in the model.
 
 use crate::cluster::{ClusterAnswer, ClusterChange};
-use crate::identity::{ClientAnswer, ClientCommand, EnrollmentAnswer, EnrollmentCommand};
+use crate::identity::{
+    CaFingerprint, ClientAnswer, ClientCommand, EnrollmentAnswer, EnrollmentCommand,
+};
+use crate::rotation::Turn;
 
 /// What a change did; nothing when it was refused.
 pub(crate) fn words(change: &ClusterChange, answer: &ClusterAnswer) -> Option<String> {
@@ -15,7 +18,24 @@ pub(crate) fn words(change: &ClusterChange, answer: &ClusterAnswer) -> Option<St
         }
         (ClusterChange::Client(command), ClusterAnswer::Client(answer)) => client(command, answer),
         (ClusterChange::Raise(level), _) => Some(format!("agree on commands of level {level}")),
-        (ClusterChange::Enrollment(_) | ClusterChange::Client(_), _) => None,
+        (ClusterChange::Rotate(step, turn), ClusterAnswer::Rotated(reached)) => {
+            (*reached == step + 1).then(|| rotation(turn))
+        }
+        (
+            ClusterChange::Enrollment(_) | ClusterChange::Client(_) | ClusterChange::Rotate(..),
+            _,
+        ) => None,
+    }
+}
+
+fn rotation(turn: &Turn) -> String {
+    match turn {
+        Turn::Begin(next) => {
+            let next = CaFingerprint::of(&next.certificate);
+            format!("trust a new certificate authority, sha256 {next}")
+        }
+        Turn::Reissue => "sign with the new certificate authority".to_owned(),
+        Turn::Finish => "trust the former certificate authority no more".to_owned(),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::identity::{
     EnrollmentCommand, EnrollmentState,
 };
 use crate::level::Level;
+use crate::rotation::{Rotation, Turn};
 
 /// Which cluster this is, and by which authority its nodes know each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub(crate) enum ClusterChange {
     Client(ClientCommand),
     /// The cluster agrees on this level. It never falls.
     Raise(Level),
+    /// A turn of the authority's rotation, decided on at this step.
+    Rotate(u64, Turn),
 }
 
 /// The answer to the command of the same name.
@@ -60,6 +63,8 @@ pub(crate) enum ClusterAnswer {
     Client(ClientAnswer),
     /// The level agreed on.
     Raised(Level),
+    /// The step that the rotation has reached.
+    Rotated(u64),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,6 +76,8 @@ pub(crate) struct ClusterState {
     pub(crate) clients: Clients,
     /// What commands are used: those that every member can apply.
     pub(crate) level: Level,
+    /// Of the authority.
+    pub(crate) rotation: Rotation,
 }
 
 impl ClusterState {
@@ -93,6 +100,12 @@ impl ClusterState {
             ClusterChange::Raise(level) => {
                 self.level = self.level.max(level);
                 ClusterAnswer::Raised(self.level)
+            }
+            ClusterChange::Rotate(step, turn) => {
+                if let Some(founding) = &mut self.founding {
+                    self.rotation.turn(&mut founding.ca, step, turn);
+                }
+                ClusterAnswer::Rotated(self.rotation.step)
             }
         }
     }
@@ -154,6 +167,7 @@ impl From<&ClusterCommand> for log::ClusterCommand {
                 ClusterChange::Enrollment(change) => Change::Enrollment(change.encode()),
                 ClusterChange::Client(change) => Change::Client(change.to_proto()),
                 ClusterChange::Raise(level) => Change::Raise(level.number()),
+                ClusterChange::Rotate(step, turn) => Change::Rotate(turn.to_log(*step)),
             }),
         }
     }
@@ -177,6 +191,10 @@ impl TryFrom<log::ClusterCommand> for ClusterCommand {
                 }
                 Change::Client(change) => ClusterChange::Client(ClientCommand::from_proto(change)?),
                 Change::Raise(level) => ClusterChange::Raise(Level::of_message(level)),
+                Change::Rotate(command) => {
+                    let (step, turn) = Turn::from_log(command)?;
+                    ClusterChange::Rotate(step, turn)
+                }
             },
         })
     }
@@ -191,6 +209,7 @@ impl From<&ClusterAnswer> for log::ClusterAnswer {
                 ClusterAnswer::Enrollment(answer) => Answer::Enrollment(answer.encode()),
                 ClusterAnswer::Client(answer) => Answer::Client(answer.to_proto()),
                 ClusterAnswer::Raised(level) => Answer::Raised(level.number()),
+                ClusterAnswer::Rotated(step) => Answer::Rotated(*step),
             }),
         }
     }
@@ -209,6 +228,7 @@ impl TryFrom<log::ClusterAnswer> for ClusterAnswer {
             Answer::Enrollment(bytes) => Self::Enrollment(EnrollmentAnswer::decode(&bytes)?),
             Answer::Client(answer) => Self::Client(ClientAnswer::from_proto(answer)?),
             Answer::Raised(level) => Self::Raised(Level::of_message(level)),
+            Answer::Rotated(step) => Self::Rotated(step),
         })
     }
 }
@@ -220,6 +240,7 @@ impl From<&ClusterState> for log::Cluster {
             enrollment: state.enrollment.encode(),
             clients: state.clients.to_proto(),
             level: state.level.number(),
+            rotation: (state.rotation != Rotation::default()).then(|| (&state.rotation).into()),
         }
     }
 }
@@ -233,6 +254,7 @@ impl TryFrom<log::Cluster> for ClusterState {
             enrollment: EnrollmentState::decode(&message.enrollment)?,
             clients: Clients::from_proto(message.clients)?,
             level: Level::of_message(message.level),
+            rotation: message.rotation.map(Into::into).unwrap_or_default(),
         })
     }
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{ClusterId, PeerName};
+use crate::identity::{ClusterId, Life, PeerName};
 use crate::log::LogEngine;
 use crate::settle;
 use crate::typ::NodeId;
@@ -41,6 +41,13 @@ impl NodeFile {
         PeerName {
             cluster: self.cluster,
             node: self.node,
+        }
+    }
+
+    pub(crate) fn life(&self) -> Life {
+        Life {
+            cluster: self.cluster,
+            incarnation: self.incarnation,
         }
     }
 }

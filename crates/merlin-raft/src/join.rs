@@ -350,4 +350,4 @@ where
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

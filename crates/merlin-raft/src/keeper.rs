@@ -266,7 +266,7 @@ impl Keeper {
     async fn greet(&self, id: NodeId, node: &MerlinNode) -> Result<(), String> {
         let target = Target::new(id, node);
         let answer = timeout(self.pause, self.peers.hello(&target, self.pause)).await;
-        let Greeting { level, version } = match answer {
+        let Greeting { level, version, .. } = match answer {
             Ok(Ok(greeting)) => greeting,
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err(format!("{target} does not answer")),

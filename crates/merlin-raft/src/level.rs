@@ -8,6 +8,7 @@
 //! ```text
 //! 1   the catalog, founding, join tokens, members
 //! 2   agreeing on a level; clients of the API
+//! 3   replacing the certificate authority
 //! ```
 //! A level is added here when a command or what it does is added that a node of the level before
 //! cannot apply exactly as one of the new level does.
@@ -34,7 +35,7 @@ impl Level {
     /// What every version can do.
     pub const FIRST: Self = Self(1);
     /// What this version can do.
-    pub const LATEST: Self = Self(2);
+    pub const LATEST: Self = Self(3);
 
     /// None for a level that this version does not know.
     pub fn new(level: u32) -> Option<Self> {
@@ -73,6 +74,7 @@ impl ClusterChange {
             Self::Found(founding) => founding.level,
             Self::Enrollment(_) => Level::FIRST,
             Self::Client(_) => Level(2),
+            Self::Rotate(..) => Level(3),
             Self::Raise(level) => *level,
         }
     }
@@ -114,6 +116,8 @@ pub(crate) struct Greeting {
     pub(crate) level: Level,
     /// Of merlin; empty in early ones.
     pub(crate) version: String,
+    /// The step of the authority's rotation that it has followed.
+    pub(crate) authority_step: u64,
 }
 
 /// How long a member may take to answer that is there.

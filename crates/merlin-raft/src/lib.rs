@@ -39,6 +39,8 @@ mod recover;
 mod registry;
 mod renewal;
 mod restore;
+mod rotate;
+mod rotation;
 mod settle;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
@@ -64,6 +66,7 @@ pub use recover::{RecoverError, Recovered, Remains, Summary};
 pub use registry::{CreateClientError, IssuedClient, NewClient, NewToken};
 pub use renewal::RenewError;
 pub use restore::{Reborn, Restore, RestoreError, restore};
+pub use rotate::{RotateError, Rotated};
 pub use snapshot::FormatError;
 pub use standing::Standing;
 pub use status::{Member, Role, Status, Waiting};

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use futures::Stream;
@@ -128,15 +129,20 @@ impl RaftStore {
         let identity_dir = IdentityDir::open(disk.dir.identity())?;
         let dial = Arc::new(TlsDial::default());
         let node = disk.node;
+        let (followed, beside) = identity_dir.load_beside(node.life())?;
         if let Some(identity) = identity_dir.load()? {
             check_name(node.name(), identity.name())?;
-            dial.set(PeerTls::new(identity)?);
+            dial.set(PeerTls::with(identity, beside)?);
         }
         let this = MerlinNode {
             name: config.node_name,
             addr: config.advertise,
         };
         let store = Self::assemble(disk, &this, config.timers, Arc::clone(&dial) as _).await?;
+        store
+            .inner
+            .authority_step
+            .store(followed, Ordering::Relaxed);
         let introduced = async {
             store.found(node, this, config.timers).await?;
             store.introduce(node, identity_dir, &dial)
@@ -173,6 +179,8 @@ impl RaftStore {
             tls: tls.clone(),
             dir,
             cluster: self.inner.views.cluster.clone(),
+            life: node.life(),
+            step: Arc::clone(&self.inner.authority_step),
         });
         Ok(tls)
     }
@@ -269,6 +277,7 @@ impl RaftStore {
                 peers,
                 answerer: Arc::default(),
                 renewal: OnceLock::new(),
+                authority_step: Arc::default(),
                 log: disk.log,
                 tasks,
                 stop,
@@ -348,7 +357,7 @@ impl RaftStore {
 
     /// Renews the certificate as long as the store runs, beginning before it is first shown.
     fn keep_certified(&self, renewal: Renewal) {
-        renewal.renew_if_due();
+        renewal.look();
         let (inner, stop) = (&self.inner, self.inner.stop.clone());
         let renewing = renewal.clone().run();
         inner.tasks.spawn(stop.run_until_cancelled_owned(renewing));

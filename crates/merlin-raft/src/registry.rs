@@ -67,6 +67,8 @@ pub struct IssuedClient {
     pub expires: Timestamp,
     pub certificate: Vec<u8>,
     pub ca_certificate: Vec<u8>,
+    /// The other authorities that nodes have certificates of, or soon will.
+    pub also_trusted: Vec<Vec<u8>>,
 }
 
 /// Why a client is not made.
@@ -119,7 +121,7 @@ impl Registry {
         }
     }
 
-    async fn decide_change(
+    pub(crate) async fn decide_change(
         &self,
         change: ClusterChange,
         by: Actor,
@@ -176,11 +178,17 @@ impl Registry {
             client: id,
         };
         let certificate = ca.sign_client(&new.request, name, &new.name, now(), expires)?;
+        let also_trusted = {
+            let cluster = self.views.cluster.borrow();
+            let other = cluster.rotation.also_trusted();
+            other.into_iter().map(<[u8]>::to_vec).collect()
+        };
         Ok(IssuedClient {
             id,
             expires,
             certificate: certificate.to_vec(),
             ca_certificate: ca.certificate().to_vec(),
+            also_trusted,
         })
     }
 

@@ -1,25 +1,32 @@
-//! Keeps the node's certificate good.
+//! Keeps the node's certificate good, and one of the authority that the cluster has agreed on.
 //!
 //! Every member holds the authority's key, so a node renews its own certificate and needs nobody
 //! for it: not even after a sleep so long that the others refuse the old one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use merlin_model::Timestamp;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use crate::cluster::ClusterState;
-use crate::identity::{CaError, IdentityDir, IdentityError, IdentityStoreError, PeerTls, TlsError};
+use crate::identity::{
+    Beside, CaError, IdentityDir, IdentityError, IdentityStoreError, Life, PeerTls, TlsError,
+};
 use crate::proposer::now;
+use crate::rotation::Stage;
 
 /// Between two looks at the clock. A certificate is renewed a month before it ends.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
+/// After a failure that may pass, such as a full disk.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Why a certificate is not renewed. The one before stays in use.
 #[derive(Debug, thiserror::Error)]
 pub enum RenewError {
-    #[error("this node does not know the cluster's authority yet")]
+    #[error("this node does not know the cluster's present authority yet")]
     NoAuthority,
     #[error("there is no certificate in the data directory")]
     Missing,
@@ -39,6 +46,10 @@ pub(crate) struct Renewal {
     pub(crate) tls: PeerTls,
     pub(crate) dir: IdentityDir,
     pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
+    /// Where what this node trusts is kept for.
+    pub(crate) life: Life,
+    /// The step of the authority's rotation that this node has followed, on its disk too.
+    pub(crate) step: Arc<AtomicU64>,
 }
 
 impl Renewal {
@@ -51,6 +62,10 @@ impl Renewal {
         let ca = {
             let cluster = self.cluster.borrow();
             let founding = cluster.founding.as_ref().ok_or(RenewError::NoAuthority)?;
+            // A node that has just started may see the cluster as it was.
+            if cluster.rotation.step < self.step.load(Ordering::Relaxed) {
+                return Err(RenewError::NoAuthority);
+            }
             founding.authority()?
         };
         let renewed = self.tls.identity().renewed(&ca, now())?;
@@ -69,9 +84,76 @@ impl Renewal {
         Ok(expires)
     }
 
+    /// Follows the cluster to the authority that it has agreed on.
+    ///
+    /// On the disk, as in use, this node trusts both before it shows a certificate of the new one,
+    /// and shows that before it trusts the former one no more. The step is noted last.
+    fn follow(&self) -> Result<(), RenewError> {
+        let cluster = Arc::clone(&self.cluster.borrow());
+        let Some(founding) = &cluster.founding else {
+            return Ok(());
+        };
+        let (rotation, followed) = (&cluster.rotation, self.step.load(Ordering::Relaxed));
+        // A node that starts sees the cluster's past first.
+        if rotation.step <= followed {
+            return Ok(());
+        }
+        let ca = founding.authority()?;
+        let own = self.tls.identity();
+        let before = self.tls.beside();
+        let is_former = own.ca_fingerprint() != ca.fingerprint();
+        let identity = match is_former {
+            true => Arc::new(own.renewed(&ca, now())?),
+            false => Arc::clone(&own),
+        };
+        let former = match rotation.stage {
+            Stage::Reissuing(_) if is_former => Some(Arc::clone(&own)),
+            Stage::Reissuing(_) => before.former.clone(),
+            Stage::Settled | Stage::Trusting(_) => None,
+        };
+        let other = rotation.also_trusted();
+        let other = other.map(|der| CertificateDer::from(der.to_vec()));
+        let after = Beside {
+            trusted: other.into_iter().collect(),
+            former,
+        };
+        let mut both = after.clone();
+        both.trusted.extend(before.trusted);
+        both.trusted
+            .extend([own.ca().clone(), ca.certificate().clone()]);
+        self.dir.save_beside(self.life, followed, &both)?;
+        if is_former {
+            self.dir.save(&identity)?;
+        }
+        self.dir.save_beside(self.life, rotation.step, &after)?;
+        self.tls.change(identity, after)?;
+        self.step.store(rotation.step, Ordering::Relaxed);
+        tracing::info!(
+            step = rotation.step,
+            authority = %ca.fingerprint(),
+            "following the cluster to another certificate authority"
+        );
+        Ok(())
+    }
+
+    /// Whatever there is to do now, and when to look again.
+    pub(crate) fn look(&self) -> Duration {
+        let followed = self.follow();
+        self.renew_if_due();
+        let Err(error) = followed else {
+            return LOOK_EVERY;
+        };
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(
+            error,
+            "this node cannot follow the cluster to its authority yet"
+        );
+        TRY_AGAIN
+    }
+
     /// Renews when it is time to. A node that does not know the authority yet tries again when it
     /// has learned more about the cluster.
-    pub(crate) fn renew_if_due(&self) {
+    fn renew_if_due(&self) {
         if now() >= self.tls.identity().renewal_due()
             && let Err(error) = self.renew()
         {
@@ -83,12 +165,12 @@ impl Renewal {
     /// Ends when the store does.
     pub(crate) async fn run(mut self) {
         loop {
+            let pause = self.look();
             tokio::select! {
                 // Both cancel safe: each only says that it is time to look.
                 changed = self.cluster.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
-            self.renew_if_due();
         }
     }
 }

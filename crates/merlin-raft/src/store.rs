@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub(crate) struct Inner {
     pub(crate) troubles: Troubles,
     pub(crate) answerer: Arc<OnceLock<Answerer>>,
     pub(crate) renewal: OnceLock<Renewal>,
+    /// Of the authority's rotation, as far as this node has followed it.
+    pub(crate) authority_step: Arc<AtomicU64>,
     pub(crate) log: LogStore,
     /// What runs until the store is shut down.
     pub(crate) tasks: TaskTracker,
@@ -417,6 +420,7 @@ impl RaftStore {
             reads: self.inner.reads.clone(),
             cluster: self.inner.views.cluster.clone(),
             answerer: Arc::clone(&self.inner.answerer),
+            authority_step: Arc::clone(&self.inner.authority_step),
         }
     }
 }

@@ -12,7 +12,7 @@ macro_rules! digest {
         pub struct $name(pub [u8; 32]);
 
         impl $name {
-            pub(super) fn of(bytes: &[u8]) -> Self {
+            pub(crate) fn of(bytes: &[u8]) -> Self {
                 Self(Sha256::digest(bytes).into())
             }
         }

@@ -64,6 +64,8 @@ pub use key::{KeyError, NodeKey, SigningRequest};
 pub use name::{CertificateNameError, ClusterId, InvalidClusterId, PeerName};
 pub use node::{IdentityError, NodeIdentity};
 pub use pin::PinError;
+pub(crate) use store::Life;
 pub use store::{IdentityDir, IdentityStoreError};
+pub(crate) use tls::Beside;
 pub use tls::{Certificate, PeerConnection, PeerStream, PeerTls, TlsError, TlsStream, verify_peer};
 pub use token::{InvalidTokenId, ParseTokenError, Secret, Token, TokenId};

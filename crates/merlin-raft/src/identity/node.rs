@@ -119,7 +119,7 @@ impl NodeIdentity {
         &self.certificate
     }
 
-    pub(super) fn ca(&self) -> &CertificateDer<'static> {
+    pub(crate) fn ca(&self) -> &CertificateDer<'static> {
         &self.ca
     }
 }

@@ -4,6 +4,8 @@
 //! <data-dir>/identity/    mode 0700
 //!   node.pem              0600: private key, certificate, CA certificate; whole or not there
 //!   joining.pem           0600: private key of a join that has not finished
+//!   trusted.pem           0600: whom it trusts beside that CA, while the CA is replaced
+//!   former.pem            0600: as node.pem, of the CA before, to show to clients meanwhile
 //! ```
 //! One file, so that key and certificate cannot come apart; any PEM tool reads it.
 
@@ -11,19 +13,26 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pem::Pem;
 use rustls::pki_types::CertificateDer;
 
 use super::key::{KeyError, NodeKey};
+use super::name::ClusterId;
 use super::node::{IdentityError, NodeIdentity};
+use super::tls::Beside;
 
 const NODE: &str = "node.pem";
 const JOINING: &str = "joining.pem";
 const ADMITTED: &str = "admitted.pem";
+const TRUSTED: &str = "trusted.pem";
+const FORMER: &str = "former.pem";
 
 const KEY: &str = "PRIVATE KEY";
 const CERTIFICATE: &str = "CERTIFICATE";
+/// [`Life`] and step of the rotation that what follows belongs to.
+const STEP: &str = "MERLIN ROTATION STEP";
 
 /// Why an identity cannot be read or written. Nothing is deleted to get over it.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +75,30 @@ pub enum IdentityStoreError {
 
 type Result<T> = std::result::Result<T, IdentityStoreError>;
 
+/// Which life of which cluster something was kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) cluster: ClusterId,
+    pub(crate) incarnation: u64,
+}
+
+impl Life {
+    fn with(self, step: u64) -> Vec<u8> {
+        let numbers = [self.incarnation, step].map(u64::to_be_bytes);
+        [self.cluster.as_bytes().as_slice(), &numbers.concat()].concat()
+    }
+
+    fn split(bytes: &[u8]) -> Option<(Self, u64)> {
+        let (cluster, rest) = bytes.split_first_chunk()?;
+        let (incarnation, rest) = rest.split_first_chunk()?;
+        let life = Self {
+            cluster: ClusterId::from_bytes(*cluster),
+            incarnation: u64::from_be_bytes(*incarnation),
+        };
+        Some((life, u64::from_be_bytes(rest.try_into().ok()?)))
+    }
+}
+
 /// The directory of a node's identity.
 #[derive(Clone, Debug)]
 pub struct IdentityDir {
@@ -85,7 +118,11 @@ impl IdentityDir {
 
     /// The node's identity; none before it has founded or joined a cluster.
     pub fn load(&self) -> Result<Option<NodeIdentity>> {
-        let path = self.path.join(NODE);
+        self.load_node(NODE)
+    }
+
+    fn load_node(&self, name: &str) -> Result<Option<NodeIdentity>> {
+        let path = self.path.join(name);
         let Some(blocks) = read(&path)? else {
             return Ok(None);
         };
@@ -106,6 +143,46 @@ impl IdentityDir {
     /// Keeps an identity, durably, in place of the one before.
     pub fn save(&self, identity: &NodeIdentity) -> Result<()> {
         self.write(NODE, &blocks(identity))
+    }
+
+    /// What this node has beside its identity, and how far it has followed the rotation of its
+    /// authority. What was kept in another life of the cluster, or another cluster, is nothing.
+    pub(crate) fn load_beside(&self, life: Life) -> Result<(u64, Beside)> {
+        let path = self.path.join(TRUSTED);
+        let Some(blocks) = read(&path)? else {
+            return Ok(Default::default());
+        };
+        let damaged = || IdentityStoreError::Damaged {
+            path: path.clone(),
+            expected: "what this node trusts",
+        };
+        let (first, authorities) = blocks.split_first().ok_or_else(damaged)?;
+        let authorities = authorities.iter().map(|block| match block.tag() {
+            CERTIFICATE => Ok(CertificateDer::from(block.contents().to_vec())),
+            _ => Err(damaged()),
+        });
+        let (of, step) = (first.tag() == STEP)
+            .then(|| Life::split(first.contents()))
+            .flatten()
+            .ok_or_else(damaged)?;
+        let trusted = authorities.collect::<Result<Vec<_>>>()?;
+        if of != life {
+            return Ok(Default::default());
+        }
+        let former = self.load_node(FORMER)?.map(Arc::new);
+        Ok((step, Beside { trusted, former }))
+    }
+
+    /// Keeps that, durably.
+    pub(crate) fn save_beside(&self, life: Life, step: u64, beside: &Beside) -> Result<()> {
+        let mut blocks = vec![Pem::new(STEP, life.with(step))];
+        let authority = |der: &CertificateDer<'_>| Pem::new(CERTIFICATE, der.as_ref());
+        blocks.extend(beside.trusted.iter().map(authority));
+        match &beside.former {
+            Some(former) => self.write(FORMER, &self::blocks(former))?,
+            None => self.remove(FORMER)?,
+        }
+        self.write(TRUSTED, &blocks)
     }
 
     /// Keeps, durably, the identity of the node that this one is about to become.
@@ -136,7 +213,11 @@ impl IdentityDir {
 
     /// The join has finished: the next one is another node's.
     pub fn forget_joining_key(&self) -> Result<()> {
-        let path = self.path.join(JOINING);
+        self.remove(JOINING)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        let path = self.path.join(name);
         match fs::remove_file(&path) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -294,6 +375,42 @@ mod tests {
             ),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_a_node_trusts_besides_is_kept_for_this_life_of_its_cluster() {
+        let (_parent, dir) = open();
+        let (own, other) = (identity(), identity());
+        let life = Life {
+            cluster: own.name().cluster,
+            incarnation: 3,
+        };
+        assert_eq!(dir.load_beside(life).unwrap().0, 0);
+        let beside = Beside {
+            trusted: vec![other.ca().clone()],
+            former: Some(Arc::new(other)),
+        };
+        dir.save_beside(life, 5, &beside).unwrap();
+        let (step, loaded) = dir.load_beside(life).unwrap();
+        assert_eq!((step, &loaded.trusted), (5, &beside.trusted));
+        assert!(loaded.former.is_some());
+        assert_eq!(mode(&dir.path.join(TRUSTED)), 0o600);
+
+        let next = Life {
+            incarnation: 4,
+            ..life
+        };
+        let (step, loaded) = dir.load_beside(next).unwrap();
+        assert!(step == 0 && loaded.trusted.is_empty() && loaded.former.is_none());
+
+        dir.save_beside(life, 6, &Beside::default()).unwrap();
+        let (step, loaded) = dir.load_beside(life).unwrap();
+        assert!(step == 6 && loaded.trusted.is_empty() && loaded.former.is_none());
+        assert!(!dir.path.join(FORMER).exists());
+
+        fs::write(dir.path.join(TRUSTED), "x").unwrap();
+        let error = dir.load_beside(life).unwrap_err();
+        assert!(error.to_string().contains("trusted.pem"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,9 @@
 //! in; every other call goes through [`verify_peer`]. A certificate that is shown must be good.
 //!
 //! Sessions are not resumed: a resumed one would outlive the certificates it began with.
+//!
+//! While the cluster's authority is replaced, both are trusted, and clients, which may know the former
+//! one alone, are shown a certificate of that.
 
 use std::fmt;
 use std::io;
@@ -23,14 +26,13 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{self, FuturesUnordered, Stream, StreamExt};
 use hyper_util::rt::TokioIo;
-use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
-};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -86,119 +88,130 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-// === the node's own certificate ===
+// === what a node shows, and whom it trusts ===
 
-/// What this node shows at both ends. Replacing it affects the connections made from then on.
-#[derive(Debug)]
-struct Credentials(RwLock<Current>);
+/// What a node has beside its identity while the authority is being replaced.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Beside {
+    /// Certificates of these authorities are as good as those of its own.
+    pub(crate) trusted: Vec<CertificateDer<'static>>,
+    /// Shown to clients, which know the former authority alone.
+    pub(crate) former: Option<Arc<NodeIdentity>>,
+}
 
+/// Everything that follows from it. Connections that exist stay as they are when it changes.
 #[derive(Clone, Debug)]
 struct Current {
     identity: Arc<NodeIdentity>,
-    certified: Arc<CertifiedKey>,
+    beside: Beside,
+    /// For connections that other nodes make,
+    nodes: Arc<ServerConfig>,
+    /// that clients make,
+    clients: Arc<ServerConfig>,
+    /// and that this node makes.
+    dialing: Arc<ClientConfig>,
 }
 
 impl Current {
-    fn new(identity: NodeIdentity) -> Result<Self, TlsError> {
-        // The CA's certificate goes along for new nodes, which only know its hash.
-        let chain = vec![identity.certificate().clone(), identity.ca().clone()];
-        let certified = provider()
-            .key_provider
-            .load_private_key(identity.key().private_key())
-            .map(|key| CertifiedKey::new(chain, key))
-            .map_err(TlsError::Unusable)?;
+    fn new(identity: Arc<NodeIdentity>, beside: Beside) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for authority in std::iter::once(identity.ca()).chain(&beside.trusted) {
+            roots
+                .add(authority.clone())
+                .map_err(|error| TlsError::Authority(error.into()))?;
+        }
+        let roots = Arc::new(roots);
+        let certified = certified(&identity)?;
+        let nodes = Arc::new(server_config(&roots, &certified)?);
+        let clients = match &beside.former {
+            Some(former) => Arc::new(server_config(&roots, &self::certified(former)?)?),
+            None => Arc::clone(&nodes),
+        };
         Ok(Self {
-            identity: Arc::new(identity),
-            certified: Arc::new(certified),
+            dialing: Arc::new(client_config(roots, &certified)?),
+            nodes,
+            clients,
+            identity,
+            beside,
         })
     }
 }
 
-impl Credentials {
-    fn current(&self) -> Current {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-}
-
-impl ResolvesServerCert for Credentials {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current().certified)
-    }
-}
-
-impl ResolvesClientCert for Credentials {
-    fn resolve(
-        &self,
-        _root_hints: &[&[u8]],
-        _schemes: &[SignatureScheme],
-    ) -> Option<Arc<CertifiedKey>> {
-        Some(self.current().certified)
-    }
-
-    fn has_certs(&self) -> bool {
-        true
-    }
+fn certified(identity: &NodeIdentity) -> Result<Arc<SingleCertAndKey>, TlsError> {
+    // The CA's certificate goes along for new nodes, which only know its hash.
+    let chain = vec![identity.certificate().clone(), identity.ca().clone()];
+    provider()
+        .key_provider
+        .load_private_key(identity.key().private_key())
+        .map(|key| Arc::new(CertifiedKey::new(chain, key).into()))
+        .map_err(TlsError::Unusable)
 }
 
 // === both ends ===
 
-/// Makes and takes the connections of one node. Cheap to clone.
+/// Makes and takes the connections of one node. Cheap to clone; every clone changes with the others.
 #[derive(Clone, Debug)]
 pub struct PeerTls {
-    credentials: Arc<Credentials>,
-    server: Arc<ServerConfig>,
-    client: Arc<ClientConfig>,
+    current: Arc<RwLock<Current>>,
     complaints: Arc<Complaints>,
 }
 
 impl PeerTls {
     pub fn new(identity: NodeIdentity) -> Result<Self, TlsError> {
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(identity.ca().clone())
-            .map_err(|error| TlsError::Authority(error.into()))?;
-        let roots = Arc::new(roots);
-        let credentials = Arc::new(Credentials(RwLock::new(Current::new(identity)?)));
+        Self::with(identity, Beside::default())
+    }
+
+    pub(crate) fn with(identity: NodeIdentity, beside: Beside) -> Result<Self, TlsError> {
         Ok(Self {
-            server: Arc::new(server_config(&roots, Arc::clone(&credentials))?),
-            client: Arc::new(client_config(roots, Arc::clone(&credentials))?),
+            current: Arc::new(RwLock::new(Current::new(Arc::new(identity), beside)?)),
             complaints: Arc::default(),
-            credentials,
         })
     }
 
+    fn current(&self) -> Current {
+        let current = self.current.read();
+        current.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub fn identity(&self) -> Arc<NodeIdentity> {
-        self.credentials.current().identity
+        self.current().identity
     }
 
     pub fn name(&self) -> PeerName {
         self.identity().name()
     }
 
+    pub(crate) fn beside(&self) -> Beside {
+        self.current().beside
+    }
+
     /// Goes on with a renewed certificate of the same node.
     pub fn replace(&self, identity: NodeIdentity) -> Result<(), TlsError> {
-        let held = self.identity();
-        if identity.name() != held.name() {
+        let held = self.current();
+        let found = identity.ca_fingerprint();
+        let trusted = held.beside.trusted.iter().map(|ca| CaFingerprint::of(ca));
+        let own = held.identity.ca_fingerprint();
+        if found != own && !trusted.into_iter().any(|trusted| trusted == found) {
+            return Err(TlsError::OtherAuthority { held: own, found });
+        }
+        self.change(Arc::new(identity), held.beside)
+    }
+
+    /// Goes on with other authorities.
+    pub(crate) fn change(
+        &self,
+        identity: Arc<NodeIdentity>,
+        beside: Beside,
+    ) -> Result<(), TlsError> {
+        let held = self.name();
+        if identity.name() != held {
             return Err(TlsError::OtherNode {
-                held: held.name(),
+                held,
                 found: identity.name(),
             });
         }
-        if identity.ca_fingerprint() != held.ca_fingerprint() {
-            return Err(TlsError::OtherAuthority {
-                held: held.ca_fingerprint(),
-                found: identity.ca_fingerprint(),
-            });
-        }
-        let current = Current::new(identity)?;
-        *self
-            .credentials
-            .0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = current;
+        let current = Current::new(identity, beside)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
         Ok(())
     }
 
@@ -210,9 +223,8 @@ impl PeerTls {
     ) -> impl Stream<Item = io::Result<PeerStream>> + Send + 'static {
         let incoming = Incoming {
             listener,
-            acceptor: TlsAcceptor::from(Arc::clone(&self.server)),
+            tls: self.clone(),
             visitors: Arc::new(Semaphore::new(MAX_VISITORS)),
-            complaints: Arc::clone(&self.complaints),
             handshakes: FuturesUnordered::new(),
         };
         stream::unfold(incoming, |mut incoming| async move {
@@ -233,16 +245,14 @@ impl PeerTls {
             node,
             ..self.name()
         };
-        let config = Arc::clone(&self.client);
         let addr: Arc<str> = addr.into();
-        let complaints = Arc::clone(&self.complaints);
+        let tls = self.clone();
         let connector = tower::service_fn(move |_: Uri| {
-            let (config, addr) = (Arc::clone(&config), Arc::clone(&addr));
-            let complaints = Arc::clone(&complaints);
+            let (tls, addr) = (tls.clone(), Arc::clone(&addr));
             async move {
-                let connected = connect(config, &addr, name).await;
+                let connected = connect(tls.current().dialing, &addr, name).await;
                 connected
-                    .inspect_err(|error| complaints.hear(&addr, error))
+                    .inspect_err(|error| tls.complaints.hear(&addr, error))
                     .map(TokioIo::new)
             }
         });
@@ -270,7 +280,7 @@ impl PeerTls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.server));
+        let acceptor = TlsAcceptor::from(self.current().clients);
         let tls = acceptor.accept(socket).await?;
         let certificates = tls.get_ref().1.peer_certificates();
         let certificate = match certificates.and_then(|chain| chain.first()) {
@@ -294,7 +304,7 @@ pub(super) fn endpoint(name: PeerName) -> Endpoint {
 
 fn server_config(
     roots: &Arc<RootCertStore>,
-    credentials: Arc<Credentials>,
+    certified: &Arc<SingleCertAndKey>,
 ) -> Result<ServerConfig, TlsError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider())
         .allow_unauthenticated()
@@ -304,7 +314,7 @@ fn server_config(
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Unusable)?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(credentials);
+        .with_cert_resolver(Arc::clone(certified) as _);
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -313,13 +323,13 @@ fn server_config(
 
 fn client_config(
     roots: Arc<RootCertStore>,
-    credentials: Arc<Credentials>,
+    certified: &Arc<SingleCertAndKey>,
 ) -> Result<ClientConfig, TlsError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Unusable)?
         .with_root_certificates(roots)
-        .with_client_cert_resolver(credentials);
+        .with_client_cert_resolver(Arc::clone(certified) as _);
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)
@@ -350,9 +360,8 @@ pub(super) async fn connect(
 
 struct Incoming {
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    tls: PeerTls,
     visitors: Arc<Semaphore>,
-    complaints: Arc<Complaints>,
     handshakes: FuturesUnordered<BoxFuture<'static, Option<PeerStream>>>,
 }
 
@@ -365,8 +374,8 @@ impl Incoming {
                     match accepted {
                         Ok((tcp, remote)) => {
                             let visitors = Arc::clone(&self.visitors);
-                            let complaints = Arc::clone(&self.complaints);
-                            let acceptor = self.acceptor.clone();
+                            let complaints = Arc::clone(&self.tls.complaints);
+                            let acceptor = TlsAcceptor::from(self.tls.current().nodes);
                             let handshake =
                                 handshake(acceptor, visitors, complaints, tcp, remote);
                             self.handshakes.push(Box::pin(handshake));

@@ -15,17 +15,17 @@ use crate::state::tests::create;
 use crate::testing::TIMERS;
 use crate::{Config, NewToken, OpenError, RaftStore};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node that runs, stops and runs again.
-struct Node {
-    dir: TempDir,
-    addr: SocketAddr,
+pub(crate) struct Node {
+    pub(crate) dir: TempDir,
+    pub(crate) addr: SocketAddr,
     store: Option<RaftStore>,
 }
 
 impl Node {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         // A port nobody else was given; it has to be known before the node listens.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self {
@@ -35,13 +35,13 @@ impl Node {
         }
     }
 
-    async fn founder() -> Self {
+    pub(crate) async fn founder() -> Self {
         let mut node = Self::new().await;
         node.start().await.unwrap();
         node
     }
 
-    async fn start(&mut self) -> Result<(), OpenError> {
+    pub(crate) async fn start(&mut self) -> Result<(), OpenError> {
         let config = Config {
             data_dir: self.dir.path().join("data"),
             node_name: "node".into(),
@@ -55,17 +55,17 @@ impl Node {
         Ok(())
     }
 
-    async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         if let Some(store) = self.store.take() {
             store.shutdown().await;
         }
     }
 
-    fn store(&self) -> &RaftStore {
+    pub(crate) fn store(&self) -> &RaftStore {
         self.store.as_ref().unwrap()
     }
 
-    async fn token(&self, role: Role) -> Token {
+    pub(crate) async fn token(&self, role: Role) -> Token {
         let new = NewToken {
             role,
             ..NewToken::default()
@@ -78,7 +78,7 @@ impl Node {
         token.to_string().parse().unwrap()
     }
 
-    fn joining(&self, token: &Token) -> Join {
+    pub(crate) fn joining(&self, token: &Token) -> Join {
         Join {
             level: Level::LATEST,
             data_dir: self.dir.path().join("data"),
@@ -89,12 +89,12 @@ impl Node {
         }
     }
 
-    async fn join(&self, token: &Token) -> Result<Joined, JoinError> {
+    pub(crate) async fn join(&self, token: &Token) -> Result<Joined, JoinError> {
         join(self.joining(token)).await
     }
 
     /// Waits until the node has applied a revision.
-    async fn applied(&self, revision: u64) -> Arc<Catalog> {
+    pub(crate) async fn applied(&self, revision: u64) -> Arc<Catalog> {
         let mut catalog = self.store().catalog();
         let reached = catalog.wait_for(|catalog| catalog.revision() >= Revision(revision));
         let reached = timeout(PATIENCE, reached).await;
@@ -102,7 +102,7 @@ impl Node {
     }
 
     /// Waits until this node sees `node` take the part of a voter or a learner.
-    async fn sees(&self, node: u64, voter: bool) {
+    pub(crate) async fn sees(&self, node: u64, voter: bool) {
         let seen = async {
             loop {
                 let members = self.store().status().members;

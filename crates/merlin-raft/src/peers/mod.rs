@@ -155,10 +155,11 @@ impl Peers {
     ) -> Result<Greeting, CallError> {
         let method: Method = |client, request| Box::pin(client.hello(request));
         let greeting = self.call(Lane::Consensus, target, method, &(), timeout);
-        let peer::Greeting { level, version } = greeting.await?;
+        let greeting: peer::Greeting = greeting.await?;
         Ok(Greeting {
-            level: Level::of_message(level),
-            version,
+            level: Level::of_message(greeting.level),
+            version: greeting.version,
+            authority_step: greeting.authority_step,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub(crate) struct PeerService {
     pub(crate) members: Members,
     pub(crate) troubles: Troubles,
     pub(crate) answerer: Arc<OnceLock<Answerer>>,
+    /// Of the authority's rotation, as far as this node has followed it.
+    pub(crate) authority_step: Arc<AtomicU64>,
 }
 
 type Reply = Result<Response<peer::Envelope>, Status>;
@@ -182,6 +185,7 @@ impl peer::peer_server::Peer for PeerService {
         let greeting = peer::Greeting {
             level: self.consensus.levels.own.number(),
             version: VERSION.to_owned(),
+            authority_step: self.authority_step.load(Ordering::Relaxed),
         };
         self.reply(from, &greeting)
     }

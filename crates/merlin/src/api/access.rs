@@ -297,6 +297,7 @@ mod tests {
         ("merlin.v1.Cluster/TransferLeader", Role::Admin, false),
         ("merlin.v1.Cluster/Leave", Role::Admin, false),
         ("merlin.v1.Cluster/RenewCertificate", Role::Admin, false),
+        ("merlin.v1.Cluster/RotateAuthority", Role::Admin, false),
         ("merlin.v1.Cluster/CreateClient", Role::Admin, false),
         ("merlin.v1.Cluster/ListClients", Role::Admin, false),
         ("merlin.v1.Cluster/RevokeClient", Role::Admin, false),

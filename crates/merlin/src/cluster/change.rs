@@ -1,4 +1,5 @@
-//! `merlin cluster remove`, `promote`, `demote`, `transfer-leader`, `leave` and `cert renew`.
+//! `merlin cluster remove`, `promote`, `demote`, `transfer-leader`, `leave`, `cert renew` and
+//! `ca rotate`.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -6,7 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use merlin_proto::v1::{
     DemoteNodeRequest, LeaveRequest, LeaveResponse, MembersResponse, PromoteNodeRequest,
-    RemoveNodeRequest, RenewCertificateRequest, TransferLeaderRequest,
+    RemoveNodeRequest, RenewCertificateRequest, RotateAuthorityRequest, RotateAuthorityResponse,
+    TransferLeaderRequest,
 };
 
 use super::ClusterArgs;
@@ -46,6 +48,24 @@ pub(super) enum CertCommand {
     ///
     /// It does so by itself when two thirds of the 90 days are over. Connections that exist stay.
     Renew,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CaCommand {
+    /// Replace the certificate authority, for instance when somebody may have copied its key
+    ///
+    /// First every member trusts the new authority and the former one, then every member shows a
+    /// certificate of the new one. No connection is lost. It takes all members: what is away has to
+    /// be brought back or removed, then run this again, and it goes on where it was.
+    ///
+    /// Clients on other hosts go on with the files they have. Afterwards revoke each of them and make
+    /// it a new one (merlin cluster client revoke, create), then end this with --finish. Join tokens
+    /// made before are of no use any more.
+    Rotate {
+        /// Trust the former authority no more; files of clients made before are of no use from then
+        #[arg(long)]
+        finish: bool,
+    },
 }
 
 impl RemoveArgs {
@@ -135,6 +155,32 @@ impl CertCommand {
         })?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+impl CaCommand {
+    pub(super) async fn perform(&self, args: &ClusterArgs) -> Result<ExitCode, Failure> {
+        let Self::Rotate { finish } = *self;
+        let request = args.request(RotateAuthorityRequest { finish });
+        let rotated = args.connect().await?.rotate_authority(request).await?;
+        args.print(&rotated.into_inner(), rotated_words)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn rotated_words(rotated: &RotateAuthorityResponse) -> String {
+    let RotateAuthorityResponse { authority, former } = rotated;
+    let mut text = format!("every member has a certificate of authority sha256 {authority}\n");
+    if former.is_empty() {
+        text.push_str("no other one is trusted\n");
+    } else {
+        let _ = write!(
+            text,
+            "the former one is still trusted, sha256 {former}\n\
+             revoke clients on other hosts and make new ones (merlin cluster client), then run\n\
+             merlin cluster ca rotate --finish\n"
+        );
+    }
+    text
 }
 
 /// What became of a node, and of the voters with it.

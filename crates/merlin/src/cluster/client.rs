@@ -119,7 +119,10 @@ fn context(name: &str, role: &str, key: &NodeKey, created: &CreateClientResponse
         role: role.to_owned(),
         cluster_id: created.cluster_id.clone(),
         nodes: created.nodes.clone(),
-        ca_certificate: created.ca_certificate.clone(),
+        ca_certificates: std::iter::once(&created.ca_certificate)
+            .chain(&created.also_trusted)
+            .cloned()
+            .collect(),
         certificate: created.certificate.clone(),
         private_key: key.der().to_vec(),
     })

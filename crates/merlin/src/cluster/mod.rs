@@ -120,6 +120,9 @@ enum ClusterCommand {
     /// See to this node's certificate
     #[command(subcommand)]
     Cert(change::CertCommand),
+    /// See to the authority that certificates of nodes and clients are of
+    #[command(subcommand)]
+    Ca(change::CaCommand),
     /// Make, list and revoke the tokens that let new nodes in
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -150,6 +153,7 @@ pub(crate) async fn run(args: &ClusterArgs) -> ExitCode {
         ClusterCommand::Demote(node) => change::demote(args, node).await,
         ClusterCommand::TransferLeader(transfer) => transfer.perform(args).await,
         ClusterCommand::Cert(cert) => cert.perform(args).await,
+        ClusterCommand::Ca(ca) => ca.perform(args).await,
         ClusterCommand::Token(token) => token.perform(args).await,
         ClusterCommand::Client(client) => client.perform(args).await,
         ClusterCommand::Snapshot(snapshot) => snapshot.perform(args).await,

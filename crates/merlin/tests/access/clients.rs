@@ -94,7 +94,7 @@ fn as_client(context: &Context, file: &Path) -> Context {
         role: "admin".to_owned(),
         cluster_id: context.cluster_id.clone(),
         nodes: Vec::new(),
-        ca_certificate: ca.contents().to_vec(),
+        ca_certificates: vec![ca.contents().to_vec()],
         certificate: certificate.contents().to_vec(),
         private_key: key.contents().to_vec(),
     })

@@ -10,6 +10,7 @@ mod namespace;
 #[allow(dead_code, reason = "every test uses some of it")]
 mod node;
 mod remote;
+mod rotation;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "every test uses some of it")]
 mod support;

@@ -130,6 +130,25 @@ async fn a_lost_disk_is_replaced_by_a_new_node() {
 }
 
 #[tokio::test]
+async fn a_copied_key_is_of_no_use_any_more() {
+    let hosts = Hosts::new();
+    let nodes = hosts.cluster(["lb1", "lb2", "lb3"]);
+    declare(&nodes[0], "web", 1).await;
+    let mut operator = Operator::of(hosts, nodes);
+    let copied = std::fs::read(operator.node("lb3").data().join("identity/node.pem")).unwrap();
+    operator.follows("### Somebody may have copied a node's data directory");
+    for name in ["lb1", "lb2"] {
+        let node = operator.node(name);
+        node.awaits_voters(2);
+        assert_eq!(catalog(node).await.1, ["web"]);
+        let present = std::fs::read(node.data().join("identity/node.pem")).unwrap();
+        // The last part is the authority's certificate.
+        let authority = |text: &[u8]| pem::parse_many(text).unwrap().pop().unwrap();
+        assert_ne!(authority(&present), authority(&copied));
+    }
+}
+
+#[tokio::test]
 async fn a_lost_majority_is_left_behind() {
     let hosts = Hosts::new();
     let nodes = hosts.cluster(["lb1", "lb2", "lb3"]);

@@ -101,6 +101,18 @@ async fn a_node_cannot_speak_for_another() {
     assert!(status.message().contains("node-2"), "{status}");
 }
 
+/// The same node, but that it makes connections in this way.
+fn dialing(tls: &PeerTls, dialing: Arc<ClientConfig>) -> PeerTls {
+    let current = Current {
+        dialing,
+        ..tls.current()
+    };
+    PeerTls {
+        current: Arc::new(RwLock::new(current)),
+        complaints: Arc::default(),
+    }
+}
+
 /// Trusts the cluster and has nothing to show.
 fn nobody(cluster: &Cluster) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
@@ -119,10 +131,7 @@ async fn a_caller_without_a_certificate_is_refused_by_the_call() {
     let cluster = Cluster::new();
     let one = tls(cluster.node(1));
     let addr = serve(&one).await;
-    let nobody = PeerTls {
-        client: nobody(&cluster),
-        ..one
-    };
+    let nobody = dialing(&one, nobody(&cluster));
     let status = ask(channel(&nobody, 1, &addr), cluster.name(2))
         .await
         .unwrap_err();
@@ -145,11 +154,9 @@ async fn a_node_of_another_cluster_is_refused_at_either_end() {
     let addr = serve(&one).await;
     let mut roots = RootCertStore::empty();
     roots.add(ours.ca.certificate().clone()).unwrap();
-    let config = client_config(Arc::new(roots), Arc::clone(&stranger.credentials)).unwrap();
-    let stranger = PeerTls {
-        client: Arc::new(config),
-        ..stranger
-    };
+    let shown = certified(&stranger.identity()).unwrap();
+    let config = client_config(Arc::new(roots), &shown).unwrap();
+    let stranger = dialing(&stranger, Arc::new(config));
     ask(channel(&stranger, 1, &addr), ours.name(1))
         .await
         .unwrap_err();
@@ -211,6 +218,61 @@ fn only_the_same_nodes_certificate_can_take_its_place() {
         one.replace(Cluster::named(cluster.id).node(1)),
         Err(TlsError::OtherAuthority { .. })
     ));
+}
+
+/// At every turn of a rotation each node reaches each other one, however far either has come.
+#[tokio::test]
+async fn nodes_reach_each_other_while_their_authority_is_replaced() {
+    let old = Cluster::new();
+    let new = Cluster::named(old.id);
+    let both = |node: u64, signed_by: &Cluster, other: &Cluster| {
+        let beside = Beside {
+            trusted: vec![other.ca.certificate().clone()],
+            former: None,
+        };
+        PeerTls::with(signed_by.node(node), beside).unwrap()
+    };
+    let stages = |node| {
+        [
+            tls(old.node(node)),
+            both(node, &old, &new),
+            both(node, &new, &old),
+            tls(new.node(node)),
+        ]
+    };
+    for (one, server) in stages(1).iter().enumerate() {
+        let addr = serve(server).await;
+        for (two, client) in stages(2).iter().enumerate() {
+            let asked = ask(channel(client, 1, &addr), client.name()).await;
+            // Nobody takes a turn before everybody has taken the one before.
+            let far_apart = one.abs_diff(two) > 1;
+            assert_eq!(asked.is_err(), far_apart, "{one} {two}: {asked:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn clients_are_shown_the_former_authority_as_long_as_it_is_trusted() {
+    let old = Cluster::new();
+    let new = Cluster::named(old.id);
+    let beside = Beside {
+        trusted: vec![old.ca.certificate().clone()],
+        former: Some(Arc::new(old.node(1))),
+    };
+    let node = PeerTls::with(new.node(1), beside).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    for (knows, finished) in [(&old, false), (&new, true)] {
+        if finished {
+            node.change(node.identity(), Beside::default()).unwrap();
+        }
+        let (answer, dialed) = tokio::join!(
+            async { node.accept(listener.accept().await.unwrap().0).await },
+            connect(nobody(knows), &addr, node.name()),
+        );
+        dialed.unwrap();
+        answer.unwrap();
+    }
 }
 
 #[tokio::test]

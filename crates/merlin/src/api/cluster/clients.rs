@@ -44,6 +44,7 @@ pub(super) async fn create(
         cluster_id: raft.cluster_id().to_string(),
         certificate: issued.certificate,
         ca_certificate: issued.ca_certificate,
+        also_trusted: issued.also_trusted,
         expires: Some(wire_time(issued.expires)),
         nodes: nodes
             .map(|node| node.api_addr)

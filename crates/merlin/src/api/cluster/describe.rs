@@ -74,6 +74,8 @@ pub(super) async fn cluster(node: &Node, raft: &RaftStore) -> DescribeResponse {
     }
     let changing = raft.status().changing;
     condition::judge(&mut described, &facts, changing, clock::now());
+    let rotation = raft.rotation_under_way().map(str::to_owned);
+    described.notes.extend(rotation);
     described
 }
 

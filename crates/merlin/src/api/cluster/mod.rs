@@ -1,6 +1,7 @@
 //! `merlin.v1.Cluster`: who is in the cluster, letting nodes and clients in, and who did what.
 
 mod audit;
+mod authority;
 mod clients;
 mod condition;
 mod describe;
@@ -15,7 +16,8 @@ use merlin_proto::v1::{
     JoinResponse, LeaveRequest, LeaveResponse, ListClientsRequest, ListClientsResponse,
     ListTokensRequest, ListTokensResponse, MembersResponse, PromoteNodeRequest, RemoveNodeRequest,
     RenewCertificateRequest, RenewCertificateResponse, RevokeClientRequest, RevokeClientResponse,
-    RevokeTokenRequest, RevokeTokenResponse, SaveSnapshotRequest, TransferLeaderRequest,
+    RevokeTokenRequest, RevokeTokenResponse, RotateAuthorityRequest, RotateAuthorityResponse,
+    SaveSnapshotRequest, TransferLeaderRequest,
 };
 use merlin_raft::{Change, RaftStore};
 use tonic::{Request, Response, Status};
@@ -138,6 +140,14 @@ impl Cluster for ClusterApi {
         _: Request<RenewCertificateRequest>,
     ) -> Result<Response<RenewCertificateResponse>, Status> {
         Ok(Response::new(members::renew(self.raft()?)?))
+    }
+
+    async fn rotate_authority(
+        &self,
+        request: Request<RotateAuthorityRequest>,
+    ) -> Result<Response<RotateAuthorityResponse>, Status> {
+        let rotated = authority::rotate(self.raft()?, request).await?;
+        Ok(Response::new(rotated))
     }
 
     async fn save_snapshot(
