@@ -1,12 +1,13 @@
 //! Copies of a cluster's state in files, and what can be told of them without a cluster.
 //!
 //! A copy is a snapshot ([`crate::snapshot`]), byte for byte. It holds the cluster's keys, so it is
-//! for root alone.
+//! for root alone; or it leaves them out, and a cluster that begins anew from it has others.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,7 +45,7 @@ pub enum BackupError {
 #[derive(Debug)]
 pub struct Backup {
     pub(crate) state: State,
-    contents: Contents,
+    pub(crate) contents: Contents,
 }
 
 /// What a copy holds.
@@ -63,6 +64,15 @@ pub struct Contents {
     pub format: u32,
     /// Of the file.
     pub bytes: u64,
+    /// Whether the key of the certificate authority is in it.
+    pub authority: bool,
+}
+
+/// Whether a copy holds the key of the certificate authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    Kept,
+    LeftOut,
 }
 
 /// A member at the time of the copy.
@@ -101,6 +111,7 @@ impl Backup {
             servers: state.catalog.services().map(|s| s.servers.len()).sum(),
             format: snapshot::FORMAT,
             bytes: bytes.len() as u64,
+            authority: !founding.ca.key.is_empty(),
         };
         Ok(Self { state, contents })
     }
@@ -239,6 +250,7 @@ impl RaftStore {
     pub async fn copy(
         &self,
         consistency: Consistency,
+        keys: Keys,
         timeout: Duration,
     ) -> Result<Bytes, ReadError> {
         if consistency == Consistency::Linearizable {
@@ -246,7 +258,10 @@ impl RaftStore {
             let caught_up = timeout_at(Instant::now() + timeout, caught_up);
             caught_up.await.map_err(|_| ReadError::Timeout(timeout))??;
         }
-        let state = self.inner.views.whole.state();
+        let mut state = self.inner.views.whole.state();
+        if keys == Keys::LeftOut {
+            Arc::make_mut(&mut state.cluster).forget_keys();
+        }
         let encoded = tokio::task::spawn_blocking(move || snapshot::encode(&state)).await;
         encoded.map_err(|error| ReadError::Unavailable {
             reason: error.to_string(),

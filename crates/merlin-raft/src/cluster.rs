@@ -13,7 +13,7 @@ use crate::identity::{
     EnrollmentCommand, EnrollmentState,
 };
 use crate::level::Level;
-use crate::rotation::{Rotation, Turn};
+use crate::rotation::{Rotation, Stage, Turn};
 
 /// Which cluster this is, and by which authority its nodes know each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +108,25 @@ impl ClusterState {
                 ClusterAnswer::Rotated(self.rotation.step)
             }
         }
+    }
+}
+
+impl ClusterState {
+    /// Nobody can be let in with what is left.
+    pub(crate) fn forget_keys(&mut self) {
+        if let Some(founding) = &mut self.founding {
+            founding.ca.key.clear();
+        }
+        self.rotation.stage = Stage::Settled;
+    }
+
+    /// Goes on with other keys where they were left out. Clients of the authority before are none
+    /// of the new one's.
+    pub(crate) fn replace_keys(&mut self, keys: AuthorityKeys) {
+        if let Some(founding) = &mut self.founding {
+            founding.ca = keys;
+        }
+        self.clients = Clients::default();
     }
 }
 

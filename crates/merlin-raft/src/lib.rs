@@ -53,7 +53,7 @@ mod store;
 mod testing;
 mod typ;
 
-pub use backup::{Backup, BackupError, BackupMember, Contents, SaveError, Saving};
+pub use backup::{Backup, BackupError, BackupMember, Contents, Keys, SaveError, Saving};
 pub use config::{Config, InvalidTimers, Timers};
 pub use contain::panic_is_expected;
 pub use datadir::DataDirError;

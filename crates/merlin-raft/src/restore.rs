@@ -10,13 +10,15 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use merlin_model::Revision;
 use openraft::storage::RaftLogStorage;
 
 use crate::backup::{Backup, BackupError};
+use crate::cluster::AuthorityKeys;
 use crate::datadir::{DataDir, DataDirError};
-use crate::identity::PeerName;
+use crate::identity::{Ca, CaError, PeerName};
 use crate::log::LogStore;
 use crate::proposer::now;
 use crate::rebirth::{Cause, reborn};
@@ -58,6 +60,8 @@ pub enum RestoreError {
         dir.display()
     )]
     NotEmpty { dir: PathBuf, found: String },
+    #[error("no new certificate authority could be made")]
+    Authority(#[from] CaError),
     #[error(transparent)]
     Log(#[from] crate::log::OpenError),
     #[error("the state could not be written to {}", dir.display())]
@@ -79,7 +83,17 @@ pub async fn restore(restore: Restore) -> Result<Reborn, RestoreError> {
         advertise,
     } = restore;
     let read = tokio::task::spawn_blocking(move || Backup::read(&file));
-    let state = read.await??.state;
+    let Backup {
+        mut state,
+        contents,
+    } = read.await??;
+    if !contents.authority {
+        let ca = Ca::create(contents.cluster, now())?;
+        Arc::make_mut(&mut state.cluster).replace_keys(AuthorityKeys {
+            certificate: ca.certificate().to_vec(),
+            key: ca.key().to_vec(),
+        });
+    }
     let this = MerlinNode {
         name,
         addr: advertise.to_string(),

@@ -24,6 +24,10 @@ pub(super) enum SnapshotCommand {
         /// What this node knows, without asking the others: also without a quorum, but it may lag
         #[arg(long)]
         local: bool,
+        /// Leave out the key of the certificate authority: a restore makes a new one, and clients on
+        /// other hosts have to be made anew then
+        #[arg(long)]
+        no_ca_in_snapshot: bool,
     },
     /// Show what a snapshot file holds, and whether it is undamaged
     Inspect { file: PathBuf },
@@ -46,7 +50,17 @@ pub(super) struct RestoreArgs {
 impl SnapshotCommand {
     pub(super) async fn perform(&self, args: &ClusterArgs) -> Result<ExitCode, Failure> {
         match self {
-            Self::Save { file, local } => save(args, file, *local).await?,
+            Self::Save {
+                file,
+                local,
+                no_ca_in_snapshot,
+            } => {
+                let what = SaveSnapshotRequest {
+                    local: *local,
+                    without_authority: *no_ca_in_snapshot,
+                };
+                save(args, file, what).await?;
+            }
             Self::Inspect { file } => {
                 let backup = Backup::read(file).map_err(anyhow::Error::from)?;
                 args.print(&info(backup.contents()), tables::snapshot)?;
@@ -57,11 +71,11 @@ impl SnapshotCommand {
     }
 }
 
-async fn save(args: &ClusterArgs, file: &Path, local: bool) -> Result<(), Failure> {
+async fn save(args: &ClusterArgs, file: &Path, what: SaveSnapshotRequest) -> Result<(), Failure> {
     let mut cluster = args.connect().await?;
     // Before the daemon is asked for all of it.
     let mut saving = Saving::begin(file).map_err(anyhow::Error::from)?;
-    let request = args.request(SaveSnapshotRequest { local });
+    let request = args.request(what);
     let mut parts = cluster.save_snapshot(request).await?.into_inner();
     while let Some(part) = parts.message().await? {
         saving.write(&part.data).map_err(anyhow::Error::from)?;
@@ -122,5 +136,6 @@ fn info(contents: &Contents) -> SnapshotInfo {
         format: contents.format,
         bytes: contents.bytes,
         checksum: "ok".to_owned(),
+        without_authority: !contents.authority,
     }
 }

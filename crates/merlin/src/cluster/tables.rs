@@ -194,6 +194,9 @@ pub(super) fn snapshot(info: &SnapshotInfo) -> String {
         &format_args!("format {}, {} bytes", info.format, info.bytes),
     );
     line("Checksum", &info.checksum);
+    if info.without_authority {
+        line("Authority", &"left out, a restore makes a new one");
+    }
     text.push('\n');
     let mut rows = vec![["ID", "NAME", "ADDRESS", "ROLE"].map(str::to_owned)];
     rows.extend(info.members.iter().map(|member| {

@@ -103,6 +103,52 @@ async fn a_restored_cluster_is_the_old_one_in_a_new_life() {
     assert_eq!(catalog(&new).await.1, ["mail", "more", "web"]);
 }
 
+/// Whoever has such a file can admit nobody, and nobody of before is trusted afterwards.
+#[tokio::test]
+async fn a_copy_without_keys_begins_a_cluster_with_keys_of_its_own() {
+    let hosts = Hosts::new();
+    let mut old = hosts.host("old");
+    old.start();
+    declare(&old, "web", 1).await;
+    let client = hosts.file("ana.toml");
+    let client = client.to_str().unwrap();
+    old.succeeds(&[
+        "client", "create", "ana", "--role", "admin", "--out", client,
+    ]);
+    old.succeeds(&["ca", "rotate"]);
+    let (with, without) = (hosts.file("with"), hosts.file("without"));
+    let (with, without) = (with.to_str().unwrap(), without.to_str().unwrap());
+    old.succeeds(&["snapshot", "save", with]);
+    old.succeeds(&["snapshot", "save", without, "--no-ca-in-snapshot"]);
+    let shown = old.succeeds(&["snapshot", "inspect", with]);
+    assert!(!shown.contains("Authority"), "{shown}");
+    let shown = old.succeeds(&["snapshot", "inspect", without]);
+    assert!(shown.contains("left out"), "{shown}");
+    // Both keys are EC keys of the same kind, and so begin with the same bytes.
+    let keys = |file: &str| {
+        let bytes = std::fs::read(file).unwrap();
+        let beginning =
+            b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x04\x6d";
+        let found = bytes.windows(beginning.len());
+        found.filter(|window| window == beginning).count()
+    };
+    assert_eq!((keys(with), keys(without)), (1, 0));
+
+    let mut new = hosts.host("new");
+    new.succeeds(&["snapshot", "restore", without]);
+    new.start();
+    new.awaits_voters(1);
+    assert_eq!(catalog(&new).await.1, ["web"]);
+    let listed = new.succeeds(&["client", "list"]);
+    assert!(!listed.contains("ana"), "{listed}");
+    let mut second = hosts.host("second");
+    second.join(&new);
+    second.start();
+    new.awaits_voters(2);
+    new.succeeds(&["ca", "rotate"]);
+    new.succeeds(&["ca", "rotate", "--finish"]);
+}
+
 async fn watch(
     node: &crate::node::Node,
     from_revision: Option<u64>,

@@ -6,7 +6,7 @@ use futures::Stream;
 use merlin_model::store::Consistency;
 use merlin_proto::status::ToStatus;
 use merlin_proto::v1::{SaveSnapshotRequest, SnapshotPart};
-use merlin_raft::RaftStore;
+use merlin_raft::{Keys, RaftStore};
 use tonic::{Request, Status};
 
 use crate::api::metadata::timeout;
@@ -26,7 +26,11 @@ pub(super) async fn save(
     } else {
         Consistency::Linearizable
     };
-    let copy = store.copy(consistency, timeout).await;
+    let keys = match request.get_ref().without_authority {
+        true => Keys::LeftOut,
+        false => Keys::Kept,
+    };
+    let copy = store.copy(consistency, keys, timeout).await;
     let copy = copy.map_err(|error| error.to_status())?;
     let pieces = (0..copy.len()).step_by(PIECE).map(move |at| {
         let data = copy.slice(at..copy.len().min(at + PIECE)).into();
