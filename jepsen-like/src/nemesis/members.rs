@@ -1,6 +1,8 @@
 //! Changes of who is in the cluster, while it is used and hurt.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::poll::eventually;
 
 use super::{Begun, Kind, Nemesis};
+use crate::lab::machine::Machine;
 use crate::ops::Node;
 
 impl Nemesis {
@@ -31,6 +34,7 @@ impl Nemesis {
                 self.await_voters()?;
                 Ok(begun)
             }
+            Kind::AuthorityRotation => self.rotate(kind),
             _ => self.replace(kind),
         }
     }
@@ -42,6 +46,41 @@ impl Nemesis {
         let after = self.leader()?;
         begun.detail = format!("from n{before} to n{after}");
         Ok(begun)
+    }
+
+    fn rotate(&mut self, kind: Kind) -> Result<Begun> {
+        let begun = self.begin(kind, String::new(), []);
+        let before = self.authorities()?;
+        let helper = self.any();
+        // Whoever is away is waited for.
+        self.administer(helper, &["ca", "rotate"])?;
+        self.hold();
+        let helper = self.any();
+        insist(
+            || match self.machine(helper).cluster(&["ca", "rotate", "--finish"]) {
+                // The first answer may have been lost.
+                Err(error) if format!("{error:#}").contains("nothing to finish") => Ok(()),
+                finished => finished.map(drop),
+            },
+        )?;
+        let after = self.authorities()?;
+        ensure!(
+            after.iter().all(|authority| !before.contains(authority)),
+            "a node has a certificate of an authority before"
+        );
+        let detail = format!("finished by n{helper}");
+        Ok(Begun { detail, ..begun })
+    }
+
+    /// The last part of each node's file is the authority's certificate.
+    fn authorities(&self) -> Result<BTreeSet<String>> {
+        let machines = self.shared.lab.machines.iter();
+        let authority = |machine: &Arc<Machine>| {
+            let text = fs::read_to_string(machine.data().join("identity/node.pem"))?;
+            let at = text.rfind("-----BEGIN").context("no certificate")?;
+            Ok(text[at..].to_owned())
+        };
+        machines.map(authority).collect()
     }
 
     fn replace(&mut self, kind: Kind) -> Result<Begun> {

@@ -81,6 +81,8 @@ pub enum Kind {
     LeaderTransfer,
     /// A voter becomes a learner, and a voter again
     Demotion,
+    /// Another certificate authority takes the place of the present one
+    AuthorityRotation,
     /// A node loses its data directory while it is stopped, is removed, and joins as a new one,
     /// while the leader is killed
     Replacement,
@@ -164,9 +166,10 @@ pub(crate) fn run(
     while (first_round || Instant::now() < until) && !kinds.is_empty() {
         let mut kinds = kinds.to_vec();
         kinds.shuffle(&mut nemesis.dice);
-        // A snapshot has to be there before it can be torn.
+        // A snapshot has to be there before it can be torn, and every node be of a version that
+        // can follow to another authority.
         if first_round {
-            kinds.sort_by_key(|kind| *kind == Kind::SnapshotTorn);
+            kinds.sort_by_key(|kind| matches!(kind, Kind::SnapshotTorn | Kind::AuthorityRotation));
         }
         for kind in kinds.clone() {
             if nemesis.stopped() || (!first_round && Instant::now() >= until) {
@@ -274,7 +277,9 @@ impl Nemesis {
             | Kind::PowerCutAll => self.hurt_disks(kind),
             Kind::RollingUpgrade => self.upgrade_in_turn(kind),
             Kind::SnapshotTorn | Kind::LogFlipped => self.damage(kind),
-            Kind::LeaderTransfer | Kind::Demotion | Kind::Replacement => self.change_members(kind),
+            Kind::LeaderTransfer | Kind::Demotion | Kind::AuthorityRotation | Kind::Replacement => {
+                self.change_members(kind)
+            }
             Kind::EtcdKill
             | Kind::EtcdKillLeader
             | Kind::EtcdKillAll
@@ -503,6 +508,7 @@ impl Kind {
             | Self::RollingUpgrade
             | Self::LeaderTransfer
             | Self::Demotion
+            | Self::AuthorityRotation
             | Self::Replacement => store == Store::Raft,
         }
     }
