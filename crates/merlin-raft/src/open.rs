@@ -216,8 +216,17 @@ impl RaftStore {
         };
         let (machine, views) = StateMachine::new(disk.state, disk.snapshots, disk.level);
         let config = Arc::new(timers.raft(disk.snapshot_every)?);
-        let raft = Raft::new(node, config, network, disk.log.clone(), machine).await;
+        let raft = Raft::new(node, config, network, disk.log.of(node), machine).await;
         let raft = raft.map_err(start_failed)?;
+        let is_alone = {
+            let metrics = raft.metrics();
+            let members = Arc::clone(&metrics.borrow().membership_config);
+            members.membership().voter_ids().eq([node])
+        };
+        if is_alone {
+            // There is nobody whose silence it would have to wait for.
+            raft.trigger().elect().await.map_err(start_failed)?;
+        }
         let levels = Levels {
             own: disk.level,
             cluster: views.cluster.clone(),

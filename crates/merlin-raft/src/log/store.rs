@@ -14,7 +14,7 @@ use super::error::{OpenError, ReadError, WriteError};
 use super::layout::{Ballot, Position, Record};
 use super::tail::Tail;
 use crate::codec;
-use crate::typ::{Entry, LogId, StorageError, TypeConfig, Vote};
+use crate::typ::{Entry, LogId, NodeId, StorageError, TypeConfig, Vote};
 
 /// Bytes of entries kept in memory.
 const TAIL: usize = 8 << 20;
@@ -45,6 +45,8 @@ pub(crate) trait Engine: Debug + Send + Sync {
 pub(crate) struct LogStore {
     engine: Arc<dyn Engine>,
     tail: Arc<Mutex<Tail<Entry>>>,
+    /// Whose log it is, once that is known.
+    node: Option<NodeId>,
 }
 
 impl LogStore {
@@ -57,6 +59,20 @@ impl LogStore {
         Self {
             engine: Arc::new(engine),
             tail: Arc::new(Mutex::new(Tail::new(TAIL))),
+            node: None,
+        }
+    }
+
+    /// The same log as this node finds it when it starts: it has voted for itself, but does not
+    /// lead any more.
+    ///
+    /// Otherwise openraft has it go on as the leader of the same term, with what it knows of the
+    /// commit index from before. Reads that it confirms then can miss what it had acknowledged.
+    /// A new term begins with an entry of its own, and reads wait for that.
+    pub(crate) fn of(&self, node: NodeId) -> Self {
+        Self {
+            node: Some(node),
+            ..self.clone()
         }
     }
 
@@ -192,7 +208,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                  term,
                  node,
                  committed,
-             }| codec::ballot(term, node, committed),
+             }| codec::ballot(term, node, committed && self.node != Some(node)),
         ))
     }
 

@@ -49,6 +49,25 @@ async fn any_node_takes_writes_and_gives_reads_that_see_them() {
     cluster.converged().await;
 }
 
+/// What it knew to be committed it may have lost, and reads it confirmed would miss the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_starts_again_has_to_be_elected_again() {
+    for size in [1, 3] {
+        let mut cluster = TestCluster::of(size).await;
+        insist(cluster.node(1), create(1)).await;
+        let leader = cluster.leader().await;
+        let (id, term) = (leader.node_id(), leader.status().term);
+        // Back before anybody misses it.
+        cluster.stop(id).await;
+        cluster.start(id).await;
+        assert!(cluster.leader().await.status().term > term, "of {size}");
+        for node in cluster.nodes() {
+            let catalog = node.read(Consistency::Linearizable, PATIENCE).await;
+            assert_eq!(catalog.unwrap().revision(), Revision(1));
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_its_leader() {
     let mut cluster = TestCluster::of(3).await;
