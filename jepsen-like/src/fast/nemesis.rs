@@ -27,6 +27,9 @@ enum Kind {
     /// What the disk was not done with is lost, or a part of it.
     PowerCut,
     PowerCutAll,
+    /// The leader's disk lags behind the others', then the power is gone for a moment: it is back
+    /// before anybody misses it.
+    Flicker,
     SlowLinks,
     SlowDisk,
     LeaderTransfer,
@@ -111,6 +114,14 @@ async fn inflict(cluster: &Cluster, kind: Kind, dice: &mut StdRng) -> Result<Str
         Kind::KillAll => kill(cluster, &nodes, |all| all),
         Kind::PowerCut => kill(cluster, &[leader], |all| dice.random_range(0..=all)),
         Kind::PowerCutAll => kill(cluster, &nodes, |all| dice.random_range(0..=all)),
+        Kind::Flicker => {
+            let latency = Duration::from_millis(dice.random_range(20..700));
+            cluster.slow_disk(leader, latency);
+            pause(dice, 0..300).await;
+            let detail = kill(cluster, &[leader], |all| dice.random_range(0..=all));
+            cluster.start(leader).await?;
+            detail
+        }
         Kind::SlowLinks => {
             let delay = Duration::from_millis(dice.random_range(5..80));
             network.slow(delay);
