@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
@@ -59,9 +59,12 @@ impl Nemesis {
                 });
                 let cuts: Cuts = cuts.collect();
                 let detail = match cuts.values().all(Vec::is_empty) {
-                    // A ring of three is whole: leave one link out.
+                    // A ring of three is whole: leave one link out. Followers have little to tell
+                    // each other, so it is one of the leader's.
                     true => {
-                        let (a, b) = (nodes[0], nodes[1]);
+                        let a = self.leader()?;
+                        let other = nodes.iter().find(|node| **node != a);
+                        let b = *other.context("a ring of one")?;
                         let cuts = BTreeMap::from([(a, vec![b]), (b, vec![a])]);
                         return Ok((cuts, format!("n{a} and n{b} do not hear each other")));
                     }
