@@ -66,6 +66,11 @@ pub(crate) fn report(result: Result<(), Box<dyn Error>>) -> ExitCode {
 pub(crate) fn write(dir: &Path, until: u64, out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
     let log = LogEngine::open(dir)?;
     let mut next = log.last().map_or(0, |last| last.index + 1);
+    if let Some(last) = log.last() {
+        // The entries may have been there when the last process was killed, and their vote not yet.
+        let index = last.index - last.index % VOTE_EVERY;
+        log.save_vote(vote(index)).wait()?;
+    }
     while next < until {
         // Several changes under way at once, as many as consensus may batch.
         let batch = 1 + next % 3;

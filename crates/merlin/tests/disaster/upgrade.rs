@@ -7,6 +7,7 @@ use crate::support::eventually;
 
 /// As a version would that knows the first level of commands only.
 const OLD: (&str, &str) = ("MERLIN_COMMAND_LEVEL", "1");
+const LATEST: u64 = merlin_raft::Level::LATEST.number() as u64;
 
 fn level(node: &Node) -> u64 {
     node.status()["level"].as_u64().unwrap_or_default()
@@ -43,7 +44,7 @@ async fn a_cluster_is_upgraded_node_by_node_while_it_takes_writes() {
         eventually("the node is back", || node.takes_writes());
     }
     for node in &nodes {
-        eventually("all agree on what they know", || level(node) == 2);
+        eventually("all agree on what they know", || level(node) == LATEST);
         assert_eq!(catalog(node).await.1, ids);
         let words = newer(node).await;
         assert!(words.contains("client"), "{words}");
@@ -54,7 +55,7 @@ async fn a_cluster_is_upgraded_node_by_node_while_it_takes_writes() {
     nodes[2].stop();
     nodes[2].env.push(old);
     let words = nodes[2].fails_to_start();
-    assert!(words.contains("level 2"), "{words}");
+    assert!(words.contains(&format!("level {LATEST}")), "{words}");
     nodes[2].env.clear();
     nodes[2].start();
 }
@@ -64,13 +65,14 @@ fn a_version_that_knows_too_little_is_told_so_before_its_token_is_spent() {
     let hosts = Hosts::new();
     let mut new = hosts.host("new");
     new.start();
-    assert_eq!(level(&new), 2);
+    assert_eq!(level(&new), LATEST);
     let mut old = hosts.host("old");
     old.env.push((OLD.0.to_owned(), OLD.1.to_owned()));
     let line = new.succeeds(&["token", "create"]);
     let token = line.split_whitespace().last().unwrap();
     let words = old.refuses(&["join", token]);
-    for expected in ["level 2", "level 1", "install merlin"] {
+    let needed = format!("level {LATEST}");
+    for expected in [&needed, "level 1", "install merlin"] {
         assert!(words.contains(expected), "{words}");
     }
     old.env.clear();
