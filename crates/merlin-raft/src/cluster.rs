@@ -136,6 +136,15 @@ impl Founding {
     }
 }
 
+impl From<&Ca> for AuthorityKeys {
+    fn from(ca: &Ca) -> Self {
+        Self {
+            certificate: ca.certificate().to_vec(),
+            key: ca.key().to_vec(),
+        }
+    }
+}
+
 impl std::fmt::Debug for AuthorityKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Never the key.

@@ -170,18 +170,8 @@ impl Levels {
 
     /// The members that keep the cluster from a level, in words.
     async fn behind(&self, needed: Level, members: Vec<(NodeId, MerlinNode)>) -> Vec<String> {
-        let asked = members.into_iter().map(|(id, node)| async move {
-            let named = format!("node {id} ({})", node.name);
-            if id == self.peers.this_node() {
-                return (self.own < needed).then_some(named);
-            }
-            match self.peers.hello(&Target::new(id, &node), ASK).await {
-                Ok(greeting) if greeting.level >= needed => None,
-                Ok(_) => Some(named),
-                Err(_) => Some(format!("{named}, which does not answer")),
-            }
-        });
-        join_all(asked).await.into_iter().flatten().collect()
+        let suffices = |greeting: &Greeting| greeting.level >= needed;
+        behind(&self.peers, members, self.own >= needed, suffices).await
     }
 
     /// The highest level that all of these can do; none while one of them does not answer.
@@ -196,6 +186,28 @@ impl Levels {
         let levels: Option<Vec<_>> = join_all(asked).await.into_iter().collect();
         levels?.into_iter().min()
     }
+}
+
+/// The members that do not say what suffices, in words. Of this node that is known.
+pub(crate) async fn behind(
+    peers: &Peers,
+    members: Vec<(NodeId, MerlinNode)>,
+    own_suffices: bool,
+    suffices: impl Fn(&Greeting) -> bool,
+) -> Vec<String> {
+    let suffices = &suffices;
+    let asked = members.into_iter().map(|(id, node)| async move {
+        let named = format!("node {id} ({})", node.name);
+        if id == peers.this_node() {
+            return (!own_suffices).then_some(named);
+        }
+        match peers.hello(&Target::new(id, &node), ASK).await {
+            Ok(greeting) if suffices(&greeting) => None,
+            Ok(_) => Some(named),
+            Err(_) => Some(format!("{named}, which does not answer")),
+        }
+    });
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 pub(crate) fn members(metrics: &Metrics) -> Vec<(NodeId, MerlinNode)> {

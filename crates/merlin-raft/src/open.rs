@@ -27,7 +27,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::announce;
 use crate::aside::{self, Silence};
-use crate::cluster::{AuthorityKeys, ClusterChange, Founding};
+use crate::cluster::{ClusterChange, Founding};
 use crate::config::{Config, InvalidTimers, SNAPSHOT_EVERY, Timers};
 use crate::consensus::Consensus;
 use crate::datadir::{DataDir, DataDirError, Introducer, NodeFile};
@@ -338,10 +338,7 @@ impl RaftStore {
         let founding = ClusterChange::Found(Founding {
             cluster: node.cluster,
             incarnation: node.incarnation,
-            ca: AuthorityKeys {
-                certificate: ca.certificate().to_vec(),
-                key: ca.key().to_vec(),
-            },
+            ca: (&ca).into(),
             level: self.inner.consensus.levels.own,
         });
         let founded = self

@@ -16,7 +16,6 @@ use merlin_model::Revision;
 use openraft::storage::RaftLogStorage;
 
 use crate::backup::{Backup, BackupError};
-use crate::cluster::AuthorityKeys;
 use crate::datadir::{DataDir, DataDirError};
 use crate::identity::{Ca, CaError, PeerName};
 use crate::log::LogStore;
@@ -89,10 +88,7 @@ pub async fn restore(restore: Restore) -> Result<Reborn, RestoreError> {
     } = read.await??;
     if !contents.authority {
         let ca = Ca::create(contents.cluster, now())?;
-        Arc::make_mut(&mut state.cluster).replace_keys(AuthorityKeys {
-            certificate: ca.certificate().to_vec(),
-            key: ca.key().to_vec(),
-        });
+        Arc::make_mut(&mut state.cluster).replace_keys((&ca).into());
     }
     let this = MerlinNode {
         name,

@@ -4,23 +4,21 @@
 //! and what each means are in [`crate::rotation`], and every node follows them by itself
 //! ([`crate::renewal`]).
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::future::join_all;
 use merlin_model::Actor;
 use merlin_model::store::ProposeError;
 use tokio::time::{Instant, timeout_at};
 
-use crate::cluster::{AuthorityKeys, ClusterAnswer, ClusterChange};
+use crate::cluster::{ClusterAnswer, ClusterChange};
 use crate::identity::{Ca, CaError, CaFingerprint};
-use crate::level::members;
-use crate::peers::Target;
+use crate::level::{self, Greeting};
 use crate::proposer::{now, unavailable};
 use crate::rotation::{Rotation, Stage, Turn};
 use crate::store::RaftStore;
 
-/// How long a member may take to say how far it is, and how often it is asked.
-const ASK: Duration = Duration::from_secs(1);
+/// Between two times that members are asked how far they are.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// What was reached.
@@ -76,7 +74,10 @@ impl RaftStore {
                     return Ok(self.rotated());
                 }
                 (Stage::Settled, true) => return Err(RotateError::NothingToFinish),
-                (Stage::Settled, false) => Turn::Begin(self.new_authority()?),
+                (Stage::Settled, false) => {
+                    let ca = Ca::create(self.inner.me.cluster, now())?;
+                    Turn::Begin((&ca).into())
+                }
                 (Stage::Trusting(_), true) => return Err(RotateError::NotYet),
                 (Stage::Trusting(_), false) => Turn::Reissue,
                 (Stage::Reissuing(_), true) => Turn::Finish,
@@ -100,14 +101,6 @@ impl RaftStore {
                 drop(applied.map_err(late)?.map_err(gone)?);
             }
         }
-    }
-
-    fn new_authority(&self) -> Result<AuthorityKeys, CaError> {
-        let ca = Ca::create(self.inner.me.cluster, now())?;
-        Ok(AuthorityKeys {
-            certificate: ca.certificate().to_vec(),
-            key: ca.key().to_vec(),
-        })
     }
 
     fn rotated(&self) -> Rotated {
@@ -150,22 +143,10 @@ impl RaftStore {
 
     /// The members that have not followed as far as that, in words.
     async fn behind(&self, step: u64) -> Vec<String> {
-        let members = members(&self.inner.consensus.raft.metrics().borrow());
-        let peers = &self.inner.peers;
-        let asked = members.into_iter().map(|(id, node)| async move {
-            let named = format!("node {id} ({})", node.name);
-            if id == peers.this_node() {
-                let own = &self.inner.authority_step;
-                let own = own.load(std::sync::atomic::Ordering::Relaxed);
-                return (own < step).then_some(named);
-            }
-            match peers.hello(&Target::new(id, &node), ASK).await {
-                Ok(greeting) if greeting.authority_step >= step => None,
-                Ok(_) => Some(named),
-                Err(_) => Some(format!("{named}, which does not answer")),
-            }
-        });
-        join_all(asked).await.into_iter().flatten().collect()
+        let members = level::members(&self.inner.consensus.raft.metrics().borrow());
+        let own = self.inner.authority_step.load(Ordering::Relaxed);
+        let suffices = |greeting: &Greeting| greeting.authority_step >= step;
+        level::behind(&self.inner.peers, members, own >= step, suffices).await
     }
 }
 
