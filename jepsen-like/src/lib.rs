@@ -1,7 +1,7 @@
 //! Tries to break merlin from outside and says honestly whether it did.
 //!
-//! It drives the built daemon over its API and hurts it as hosts do, but for the fast lane. What it observed is judged by
-//! pure code; a failure of the harness itself is an error, never a verdict.
+//! It drives the built daemon over its API and hurts it as hosts do, but for the fast lane. What it
+//! observed is judged by pure code; a failure of the harness itself is an error, never a verdict.
 //!
 //! * [`run`]: a cluster in network namespaces ([`lab`]), clients that record what they are told
 //!   ([`workload`], [`ops`]), faults ([`nemesis`]), and the judgement ([`checker`]).
@@ -25,3 +25,9 @@ pub mod report;
 pub mod run;
 pub mod timeline;
 pub mod workload;
+
+/// What a choice is called on the command line.
+pub(crate) fn name_of(choice: impl clap::ValueEnum) -> String {
+    let value = choice.to_possible_value();
+    value.map_or_else(String::new, |value| value.get_name().to_owned())
+}

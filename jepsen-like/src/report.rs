@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::checker::Judgement;
-use crate::ops::{History, Moment, Outcome};
+use crate::ops::{History, Moment, Outcome, Revision};
 use crate::recorder::Fault;
 use crate::run::Plan;
 use crate::timeline;
@@ -21,6 +21,8 @@ pub struct Report {
     pub history: History,
     pub faults: Vec<Fault>,
     pub judgement: Judgement,
+    /// The revisions of the store, where they were counted anew for the judgement, from 1 on.
+    pub revisions: Vec<Revision>,
     /// Why this program could not do what it was to do.
     pub failure: Option<String>,
 }
@@ -108,7 +110,7 @@ impl Report {
         if self.verdict() != Verdict::Clean {
             lines(folder, "reads.jsonl", &self.history.reads)?;
             lines(folder, "samples.jsonl", &self.history.samples)?;
-            let revisions = (1_u64..).zip(&self.judgement.revisions_of);
+            let revisions = (1_u64..).zip(&self.revisions);
             let revisions: Vec<_> = revisions.collect();
             if !revisions.is_empty() {
                 lines(folder, "revisions.jsonl", &revisions)?;
@@ -188,7 +190,7 @@ impl fmt::Display for Report {
         for violation in &self.judgement.violations {
             writeln!(f, "BROKEN: {violation}")?;
         }
-        if !self.judgement.violations.is_empty() && !self.judgement.revisions_of.is_empty() {
+        if !self.judgement.violations.is_empty() && !self.revisions.is_empty() {
             writeln!(
                 f,
                 "(revisions are counted without gaps here; revisions.jsonl has those of the store)"

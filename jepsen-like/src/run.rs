@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
 
-use crate::checker::{self, Judgement, Law, Violation};
+use crate::checker::{self, Law, Violation};
 use crate::client::{Client, describe};
 use crate::lab::machine::{End, Machine};
 use crate::lab::{Lab, Shape, Store, enclosure};
@@ -90,15 +90,11 @@ pub fn run(plan: &Plan, progress: impl Fn(&str) + Send + Sync) -> Result<Report>
     let (history, faults, mut violations) = recorder.take();
     violations.extend(unexcused(&lab, &history));
     progress("judging");
-    let mut judgement = match plan.store {
-        Store::Raft => checker::check(&history),
+    let (mut judgement, revisions) = match plan.store {
+        Store::Raft => (checker::check(&history), Vec::new()),
         Store::Etcd3 | Store::Etcd2 => {
             let (dense, revisions) = checker::dense(history.clone());
-            let judgement = checker::check(&dense);
-            Judgement {
-                revisions_of: revisions,
-                ..judgement
-            }
+            (checker::check(&dense), revisions)
         }
     };
     judgement.violations.splice(0..0, violations);
@@ -107,6 +103,7 @@ pub fn run(plan: &Plan, progress: impl Fn(&str) + Send + Sync) -> Result<Report>
         history,
         faults,
         judgement,
+        revisions,
         failure: ran.err().map(|error| format!("{error:#}")),
     };
     report.check_harness(plan).map(|()| report)

@@ -30,7 +30,7 @@ use std::fmt;
 
 pub use dense::dense;
 
-use crate::ops::{History, Outcome, Revision};
+use crate::ops::{History, Outcome};
 
 /// A promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,8 +92,6 @@ pub struct Judgement {
     /// Unknown writes that turned out to have happened.
     pub happened: usize,
     pub revisions: u64,
-    /// The revisions of the store, where they were counted anew: the first one is 1 here.
-    pub revisions_of: Vec<Revision>,
     /// Linearization searches that were given up as too large.
     pub searches_given_up: usize,
 }
@@ -129,7 +127,6 @@ pub fn check(history: &History) -> Judgement {
         unverified: replay.unverified(),
         happened: happened.filter(unknown).count(),
         revisions: replay.last(),
-        revisions_of: Vec::new(),
         searches_given_up,
     }
 }

@@ -232,6 +232,7 @@ fn life(machines: &[Machine], seed: u64) -> Result<Report> {
         history,
         faults,
         judgement,
+        revisions: Vec::new(),
         failure: None,
     })
 }

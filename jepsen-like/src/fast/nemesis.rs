@@ -36,13 +36,6 @@ enum Kind {
     Demotion,
 }
 
-impl Kind {
-    fn name(self) -> String {
-        let value = self.to_possible_value();
-        value.map_or_else(String::new, |value| value.get_name().to_owned())
-    }
-}
-
 /// Longest wait for a change of the members.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -65,7 +58,7 @@ pub(super) async fn run(
             let from = recorder.clock.now();
             let detail = inflict(cluster, *kind, &mut dice).await?;
             recorder.fault(Fault {
-                name: kind.name(),
+                name: crate::name_of(*kind),
                 detail,
                 from,
                 to: from + u64::try_from(hold.as_micros()).unwrap_or_default(),

@@ -69,7 +69,11 @@ impl Member {
         let urls: Vec<_> = members.map(|node| url(node, CLIENTS)).collect();
         [
             ("MERLIN_STORE_ENDPOINTS".to_owned(), urls.join(",")),
-            ("MERLIN_STORE_BACKEND".to_owned(), self.store.name()),
+            // Called the same by the daemon.
+            (
+                "MERLIN_STORE_BACKEND".to_owned(),
+                crate::name_of(self.store),
+            ),
             ("MERLIN_MAX_REMOVAL".to_owned(), "100".to_owned()),
         ]
     }

@@ -52,15 +52,6 @@ pub enum Store {
     Etcd2,
 }
 
-impl Store {
-    /// As `--store-backend` calls it.
-    pub(crate) fn name(self) -> String {
-        use clap::ValueEnum as _;
-        let value = self.to_possible_value();
-        value.map_or_else(String::new, |value| value.get_name().to_owned())
-    }
-}
-
 /// How the lab is made.
 #[derive(Clone, Debug)]
 pub struct Shape {

@@ -43,31 +43,21 @@ impl Nemesis {
                 false => JOURNAL,
             })),
         };
-        let Some(file) = file else {
+        let damaged = match &file {
+            Some(file) => self.damaged(kind, file)?,
+            None => None,
+        };
+        let (Some(file), Some(damaged)) = (file, damaged) else {
             machine.start()?;
-            begun.detail = format!("n{victim} has no snapshot yet, nothing was done");
+            begun.detail = format!("n{victim} has nothing to damage yet, nothing was done");
             begun.happened = false;
             return Ok(begun);
         };
         let backup = data.with_extension("backup");
+        // A backup that a power cut could take is none, nor one that it could bring back.
         let sync = || checked("sync", &["--file-system", &data.to_string_lossy()]).map(drop);
         copy(&data, &backup)?;
-        // A backup that a power cut could take is none, nor one that it could bring back.
         sync()?;
-        let whole = fs::read(&file).with_context(|| file.display().to_string())?;
-        let damaged = match kind {
-            Kind::SnapshotTorn => Some(whole[..whole.len() / 2].to_vec()),
-            _ => self.flip(&whole, file.ends_with(JOURNAL)),
-        };
-        let Some(damaged) = damaged else {
-            fs::remove_dir_all(&backup)?;
-            sync()?;
-            machine.start()?;
-            begun.detail = format!("n{victim}'s journal has just begun anew, nothing was done");
-            begun.happened = false;
-            return Ok(begun);
-        };
-        ensure!(damaged != whole, "the damage changed nothing");
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         fs::write(&file, damaged)?;
         let seen = machine.log().len();
@@ -95,6 +85,20 @@ impl Nemesis {
             }
         };
         Ok(begun)
+    }
+
+    /// What a file is to become, if there is anything in it.
+    fn damaged(&mut self, kind: Kind, file: &Path) -> Result<Option<Vec<u8>>> {
+        let whole = fs::read(file).with_context(|| file.display().to_string())?;
+        let damaged = match kind {
+            Kind::SnapshotTorn => Some(whole[..whole.len() / 2].to_vec()),
+            _ => self.flip(&whole, file.ends_with(JOURNAL)),
+        };
+        ensure!(
+            damaged.as_ref() != Some(&whole),
+            "the damage changed nothing"
+        );
+        Ok(damaged)
     }
 
     /// Some bytes in a row, somewhere in what was written.

@@ -30,9 +30,7 @@ impl Nemesis {
     fn partition(&mut self, kind: Kind) -> Result<Begun> {
         let (cuts, detail) = self.cuts(kind)?;
         let begun = self.begin(kind, detail, []);
-        cut(&cuts)?;
-        self.hold();
-        let dropped = mend(&cuts)?;
+        let dropped = self.hold_filters(&filters(&cuts, Filter::From))?;
         let detail = format!("{}, {dropped} packets dropped", begun.detail);
         self.proved(begun, detail, dropped)
     }
@@ -93,15 +91,15 @@ impl Nemesis {
 
     fn flap(&mut self, kind: Kind) -> Result<Begun> {
         let victim = self.victim()?;
-        let cuts = apart(&self.nodes(), &[victim]);
+        let filters = filters(&apart(&self.nodes(), &[victim]), Filter::From);
         let begun = self.begin(kind, String::new(), []);
         let mut dropped = 0;
         let mut times = 0;
         // An election takes about a second.
         while times < 6 && !self.stopped() {
-            cut(&cuts)?;
+            install(&filters)?;
             thread::sleep(Duration::from_millis(self.dice.random_range(200..900)));
-            dropped += mend(&cuts)?;
+            dropped += remove(&filters)?;
             thread::sleep(Duration::from_millis(self.dice.random_range(50..600)));
             times += 1;
         }
@@ -112,14 +110,9 @@ impl Nemesis {
     fn lose_packets(&mut self, kind: Kind) -> Result<Begun> {
         let percent = self.dice.random_range(5..30);
         let begun = self.begin(kind, String::new(), []);
-        for node in self.nodes() {
-            network::filter(node, &Filter::Lossy(percent))?;
-        }
-        self.hold();
-        let mut dropped = 0;
-        for node in self.nodes() {
-            dropped += network::unfilter(node)?;
-        }
+        let nodes = self.nodes().into_iter();
+        let filters: Vec<_> = nodes.map(|node| (node, Filter::Lossy(percent))).collect();
+        let dropped = self.hold_filters(&filters)?;
         let detail = format!("{percent} % of all packets, {dropped} of them");
         self.proved(begun, detail, dropped)
     }
@@ -128,11 +121,7 @@ impl Nemesis {
         let victim = self.victim()?;
         let cuts = apart(&self.nodes(), &[victim]);
         let begun = self.begin(kind, String::new(), []);
-        for (node, from) in &cuts {
-            network::filter(*node, &Filter::FromMembers(from.clone()))?;
-        }
-        self.hold();
-        let dropped = mend(&cuts)?;
+        let dropped = self.hold_filters(&filters(&cuts, Filter::FromMembers))?;
         let detail = format!("the member of n{victim} is alone, {dropped} packets dropped");
         self.proved(begun, detail, dropped)
     }
@@ -147,14 +136,8 @@ impl Nemesis {
             false => (Filter::Asking, "is refused"),
         };
         let begun = self.begin(kind, String::new(), []);
-        for node in &victims {
-            network::filter(*node, &filter)?;
-        }
-        self.hold();
-        let mut dropped = 0;
-        for node in &victims {
-            dropped += network::unfilter(*node)?;
-        }
+        let filters: Vec<_> = victims.iter().map(|node| (*node, filter.clone())).collect();
+        let dropped = self.hold_filters(&filters)?;
         let detail = format!("{victims:?}: {how}, {dropped} packets");
         self.proved(begun, detail, dropped)
     }
@@ -168,6 +151,13 @@ impl Nemesis {
         let delayed = network::unthrottle(victim)?;
         let detail = format!("n{victim} sends {rate} kbit/s, {delayed} packets waited");
         self.proved(begun, detail, delayed)
+    }
+
+    /// Lets filters last, and says how many packets met them.
+    fn hold_filters(&mut self, filters: &[(Node, Filter)]) -> Result<u64> {
+        install(filters)?;
+        self.hold();
+        remove(filters)
     }
 
     /// What met no packet has not happened. Beside another fault that may be: who is dead sends
@@ -196,18 +186,21 @@ fn apart(nodes: &[Node], few: &[Node]) -> Cuts {
     nodes.iter().map(other_side).collect()
 }
 
-fn cut(cuts: &Cuts) -> Result<()> {
+fn filters(cuts: &Cuts, filter: fn(Vec<Node>) -> Filter) -> Vec<(Node, Filter)> {
     let hurt = cuts.iter().filter(|(_, from)| !from.is_empty());
-    for (node, from) in hurt {
-        network::filter(*node, &Filter::From(from.clone()))?;
-    }
-    Ok(())
+    hurt.map(|(node, from)| (*node, filter(from.clone())))
+        .collect()
 }
 
-fn mend(cuts: &Cuts) -> Result<u64> {
-    let mut dropped = 0;
-    for (node, _) in cuts.iter().filter(|(_, from)| !from.is_empty()) {
-        dropped += network::unfilter(*node)?;
-    }
-    Ok(dropped)
+fn install(filters: &[(Node, Filter)]) -> Result<()> {
+    filters
+        .iter()
+        .try_for_each(|(node, filter)| network::filter(*node, filter))
+}
+
+fn remove(filters: &[(Node, Filter)]) -> Result<u64> {
+    filters
+        .iter()
+        .map(|(node, _)| network::unfilter(*node))
+        .sum()
 }

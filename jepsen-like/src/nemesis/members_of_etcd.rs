@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use e2e::poll::eventually;
 use rand::Rng;
 
 use super::{Begun, Kind, Nemesis};
@@ -93,14 +94,10 @@ impl Nemesis {
         self.member(victim)?.1.kill()?;
         self.hold();
         let (_, member) = self.member(victim)?;
-        let deadline = Instant::now() + self.patience;
         // Others may be cut off meanwhile.
-        while let Err(error) = member.replace(self.member(self.leading_member()?)?.1) {
-            if Instant::now() > deadline {
-                return Err(error);
-            }
-            thread::sleep(Duration::from_millis(200));
-        }
+        eventually(self.patience, || {
+            member.replace(self.member(self.leading_member()?)?.1)
+        })?;
         // Until it has what the others have, nobody else may go.
         member.await_ready()?;
         Ok(begun)
@@ -115,31 +112,28 @@ impl Nemesis {
         let other = others().next().context("nobody else is there to write")?;
         let seen = machine.log().len();
         network::filter(node, &Filter::Asking)?;
-        let heard = self.shared.recorder.last_done().map(|record| record.end);
-        let deadline = Instant::now() + self.patience;
+        let recorder = Arc::clone(&self.shared.recorder);
+        let last = || recorder.last_done().map(|record| record.end);
+        let heard = last();
         self.hold();
         // What it has not heard of must be there to be forgotten.
-        while self.shared.recorder.last_done().map(|record| record.end) == heard {
-            ensure!(
-                Instant::now() < deadline || self.stopped(),
-                "nothing is written"
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
+        eventually(self.patience, || {
+            ensure!(last() != heard, "nothing is written");
+            Ok(())
+        })?;
         let compacted = self.member(other)?.1.compact()?;
         network::unfilter(node)?;
-        let noticed = || {
+        eventually(self.patience, || {
             let said = machine.log().split_off(seen);
             let mut lines = said.lines();
-            lines.any(|line| line.contains("listing the records anew") && line.contains("compact"))
-        };
-        while !noticed() && !self.stopped() {
             ensure!(
-                Instant::now() < deadline,
+                lines
+                    .any(|line| line.contains("listing the records anew")
+                        && line.contains("compact")),
                 "n{node} did not miss what was compacted up to {compacted}"
             );
-            thread::sleep(Duration::from_millis(20));
-        }
+            Ok(())
+        })?;
         let detail = format!("up to {compacted} while n{node} was cut off");
         Ok(Begun { detail, ..begun })
     }

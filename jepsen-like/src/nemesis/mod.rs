@@ -459,8 +459,7 @@ impl Nemesis {
 impl Kind {
     #[must_use]
     pub fn name(self) -> String {
-        let value = self.to_possible_value();
-        value.map_or_else(String::new, |value| value.get_name().to_owned())
+        crate::name_of(self)
     }
 
     /// All that can be done to a cluster with this store.
