@@ -31,6 +31,10 @@ use crate::desired::{self, Desired};
 /// trusted.
 const PERIODS_PER_WHOLE: u32 = 10;
 
+/// Between two passes for changes. The first change is not kept waiting; of a stream of them, those
+/// that come together are seen to together, or the passes would cost more than the changes.
+const REST: Duration = Duration::from_millis(5);
+
 /// Services in one slice of a sweep: about a millisecond's work for a kernel.
 const SLICE: usize = 64;
 
@@ -54,6 +58,8 @@ pub(crate) enum Scope {
 pub(crate) enum Task {
     /// Nothing to do before this time, unless there is news.
     Wait(Instant),
+    /// Nothing to do before this time, whatever the news.
+    Rest(Instant),
     /// Look whether the table changed behind our back.
     Check,
     Pass(Scope),
@@ -104,6 +110,8 @@ pub(crate) struct Agenda {
     sweep: Option<Sweep>,
     /// Whether the last pass was for changes, so that it is the check's or the sweep's turn.
     gave_way: bool,
+    /// When changes are seen to again.
+    rested: Instant,
     /// The table's fingerprint when it was last seen as it should be; `None` once we changed it.
     baseline: Option<Fingerprint>,
 }
@@ -132,6 +140,7 @@ impl Agenda {
             checks_since_whole: 0,
             sweep: None,
             gave_way: false,
+            rested: now,
             baseline: None,
         }
     }
@@ -193,14 +202,19 @@ impl Agenda {
         let retries = retries.filter_map(|(owner, _)| owner.clone());
         let due: BTreeSet<_> = self.dirty.iter().cloned().chain(retries).collect();
         // Changes first, but not twice in a row.
+        let rests = now < self.rested;
         let routine = self.routine(now);
         if let Some(routine) = routine
-            && (due.is_empty() || self.gave_way)
+            && (due.is_empty() || self.gave_way || rests)
         {
             return routine;
         }
         if !due.is_empty() {
-            return Task::Pass(Scope::Services(due));
+            return if rests {
+                Task::Rest(self.rested)
+            } else {
+                Task::Pass(Scope::Services(due))
+            };
         }
         let next_retry = self.retries.values().map(|retry| retry.due).min();
         Task::Wait(next_retry.map_or(self.next_check, |due| due.min(self.next_check)))
@@ -307,6 +321,9 @@ impl Agenda {
             }
         }
         self.gave_way = matches!(scope, Scope::Services(_));
+        if self.gave_way {
+            self.rested = now + REST;
+        }
         let whole = match scope {
             Scope::Whole => true,
             Scope::Services(_) => false,

@@ -138,6 +138,10 @@ impl Reconciler {
                     }
                     () = sleep_until(until.into()) => {}
                 },
+                Task::Rest(until) => tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = sleep_until(until.into()) => {}
+                },
                 // Giving up in the middle leaves the prefix of a plan, which is safe.
                 task => tokio::select! {
                     () = self.perform(task) => {}
@@ -162,7 +166,7 @@ impl Reconciler {
 
     async fn perform(&mut self, task: Task) {
         match task {
-            Task::Wait(_) => {}
+            Task::Wait(_) | Task::Rest(_) => {}
             Task::Check => self.check().await,
             Task::Pass(Scope::Whole) => {
                 // Taken before the table is read, so that a change in between cannot hide. It only

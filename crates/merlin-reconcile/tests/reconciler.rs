@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 use support::*;
 
 const PERIOD: Duration = Duration::from_secs(60);
+/// After a pass for changes, the next one may wait as long as this.
+const REST: Duration = Duration::from_millis(5);
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Keeps tokio's stopped clock from moving on its own while other threads work.
@@ -278,6 +280,7 @@ async fn one_change_reads_and_touches_its_service_alone() {
         plain("service-7", "10.1.0.2:80"),
     ]);
     node.until_programmed().await;
+    advance(REST).await;
     node.judge("service-9", "10.1.0.1:80", Verdict::Up);
     node.until("the verdict counts", |_| {
         node.weight("10.0.9.1:80", "10.1.0.1:80") == 5
@@ -315,11 +318,13 @@ async fn verdicts_become_weights_and_an_edited_check_changes_nothing() {
     node.until_programmed().await;
     assert_eq!(node.weight("10.0.0.1:80", "10.1.0.1:80"), 0);
     for (verdict, weight) in [(Verdict::Up, 5), (Verdict::Down, 0), (Verdict::Up, 5)] {
+        let passes = node.status().counts.passes;
         node.judge("web", "10.1.0.1:80", verdict);
-        node.until("the verdict counts", |_| {
-            node.weight("10.0.0.1:80", "10.1.0.1:80") == weight
+        node.until("the verdict counts", |status| {
+            status.counts.passes > passes && node.weight("10.0.0.1:80", "10.1.0.1:80") == weight
         })
         .await;
+        advance(REST).await;
     }
     node.kernel.forget();
     let slower = HealthCheck {

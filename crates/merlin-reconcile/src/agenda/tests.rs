@@ -92,6 +92,7 @@ fn only_what_changes_the_wanted_table_is_worth_a_pass() {
     edit(&mut agenda, [set_check("web", "10.1.0.1:80", slower)]);
     assert!(agenda.is_settled());
 
+    let now = now + REST;
     let mut health = HealthView::default();
     judge(&mut health, "web", "10.1.0.1:80", Verdict::Down);
     judge(&mut health, "api", "10.1.0.9:80", Verdict::Down);
@@ -127,13 +128,34 @@ fn a_refused_service_comes_back_ever_later_and_alone() {
 }
 
 #[test]
-fn an_edit_of_a_refused_service_is_tried_at_once() {
+fn of_a_stream_of_changes_the_first_is_seen_to_at_once_and_the_others_together() {
+    let now = Instant::now();
+    let mut agenda = started(now);
+    edit(&mut agenda, [set_weight("web", "10.1.0.1:80", 5)]);
+    assert_eq!(agenda.next(now), Task::Pass(services(&["web"])));
+    agenda.passed(&services(&["web"]), &[], true, now);
+    edit(&mut agenda, [set_weight("web", "10.1.0.1:80", 6)]);
+    assert_eq!(agenda.next(now), Task::Rest(now + REST));
+    edit(&mut agenda, [set_scheduler("api", Scheduler::Wrr)]);
+    assert_eq!(agenda.next(now), Task::Rest(now + REST));
+    let both = services(&["api", "web"]);
+    assert_eq!(agenda.next(now + REST), Task::Pass(both.clone()));
+    agenda.passed(&both, &[], true, now + REST);
+    assert!(agenda.is_settled());
+    // A failure of the whole table is not kept waiting.
+    agenda.broke_off(now + REST);
+    let soon = now + REST + BACKOFF.first;
+    assert_eq!(agenda.next(soon), Task::Pass(Scope::Whole));
+}
+
+#[test]
+fn an_edit_of_a_refused_service_is_not_kept_waiting_by_its_delay() {
     let now = Instant::now();
     let mut agenda = started(now);
     let failing = [refused("web", tcp("10.0.0.2:80"))];
     agenda.passed(&services(&["web"]), &failing, false, now);
     edit(&mut agenda, [set_scheduler("web", Scheduler::Wrr)]);
-    assert_eq!(agenda.next(now), Task::Pass(services(&["web"])));
+    assert_eq!(agenda.next(now + REST), Task::Pass(services(&["web"])));
 }
 
 #[test]
@@ -262,7 +284,7 @@ fn a_sweep_compares_every_service_once_and_then_its_fingerprint_is_good() {
 fn a_change_waits_for_one_slice_at_most_and_a_sweep_for_one_change() {
     let now = Instant::now();
     let (mut agenda, names) = many(now);
-    let later = now + PERIOD;
+    let mut later = now + PERIOD;
     agenda.sweep(Some(Fingerprint(1)));
     let mut slices = names.chunks(SLICE).map(slice);
     for scheduler in [Scheduler::Wrr, Scheduler::Lc, Scheduler::Wlc] {
@@ -275,6 +297,7 @@ fn a_change_waits_for_one_slice_at_most_and_a_sweep_for_one_change() {
         let slice = slices.next().unwrap();
         assert_eq!(agenda.next(later), Task::Pass(slice.clone()));
         agenda.passed(&slice, &[], false, later);
+        later += REST;
     }
     // What was changed meanwhile is not what the fingerprint was taken of.
     assert!(agenda.check(Fingerprint(1), later + PERIOD));
