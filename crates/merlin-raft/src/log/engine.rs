@@ -54,6 +54,8 @@ pub(super) struct State {
     pub(super) extent: Extent,
     pub(super) vote: Option<Ballot>,
     pub(super) committed: Option<Position>,
+    /// Whether the writer looks at the mark of what is committed only when it is woken.
+    pub(super) sleeps: bool,
     /// Counts removals: a reader that was overtaken by one starts again.
     removals: u64,
 }
@@ -85,6 +87,7 @@ impl LogEngine {
                 extent: opened.extent,
                 vote: opened.vote,
                 committed: opened.committed.max(marked),
+                sleeps: false,
                 removals: 0,
             }),
         });
@@ -134,9 +137,15 @@ impl LogEngine {
             let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
             mark.write(position).map_err(WriteError::from)?;
         }
-        let job = Job::Committed(committed);
-        self.jobs.send(job).map_err(|_| WriteError::Closed)?;
-        self.shared.state().committed = committed;
+        let sleeps = {
+            let mut state = self.shared.state();
+            state.committed = committed;
+            state.sleeps
+        };
+        // To wake the thread for each costs more than what it then does.
+        if sleeps {
+            self.jobs.send(Job::Wake).map_err(|_| WriteError::Closed)?;
+        }
         Ok(())
     }
 

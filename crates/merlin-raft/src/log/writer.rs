@@ -36,7 +36,7 @@ const SETTLE_EVERY: Duration = Duration::from_secs(1);
 /// not cost a sync for each write.
 const TIP_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the mark of what is committed waits for a write to travel with.
+/// How long the mark of what is committed waits for a change to travel with.
 const LAZY: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
@@ -57,8 +57,8 @@ pub(super) enum Job {
         change: Change,
         done: Done,
     },
-    /// Travels with the next change, or soon; nobody waits for it.
-    Committed(Option<Position>),
+    /// There is something to see to soon; nobody waits for it.
+    Wake,
     Close,
 }
 
@@ -110,7 +110,9 @@ pub(super) struct Writer {
     unsettled_since: Option<Instant>,
     /// Complete changes whose last write is in `batch` or before.
     waiting: Vec<Done>,
-    /// When `batch` must be written although nobody waits.
+    /// What is committed, as the batch or the disk has it.
+    committed: Option<Position>,
+    /// When to look whether more is, though nothing changes.
     lazy: Option<Instant>,
     tip_written: Instant,
     /// Set once: after a failed write nobody knows what is on disk.
@@ -123,6 +125,7 @@ impl Writer {
             db: opened.db,
             disk: opened.disk,
             journal: opened.journal,
+            committed: opened.committed,
             tip: opened.tip,
             _lock: opened.lock,
             shared,
@@ -143,28 +146,32 @@ impl Writer {
     /// Says at the end whether every write succeeded.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) -> bool {
         loop {
+            self.lie_down();
             let job = match self.deadline() {
                 None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(at) => jobs.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
+            self.shared.state().sleeps = false;
             let mut next = match job {
                 Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.lazy = None;
-                    None
-                }
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             while let Some(job) = next {
                 match job {
                     Job::Change { change, done } => self.take(change, done),
-                    Job::Committed(mark) => self.attempt(|writer| writer.save_committed(mark)),
+                    Job::Wake => {}
                     Job::Close => return self.close(),
                 }
                 next = jobs.try_recv().ok();
             }
-            if !self.waiting.is_empty() || self.lazy.is_none() {
-                self.attempt(Self::commit);
+            let due = self.lazy.is_some_and(|at| at <= Instant::now());
+            if due || !self.waiting.is_empty() {
+                self.lazy = (!due).then(|| Instant::now() + LAZY);
+                self.attempt(|writer| {
+                    writer.save_committed()?;
+                    writer.commit()
+                });
             }
             if self
                 .unsettled_since
@@ -180,7 +187,10 @@ impl Writer {
     }
 
     fn close(mut self) -> bool {
+        // Whoever has something to say now is told that nobody listens.
+        self.shared.state().sleeps = true;
         self.attempt(|writer| {
+            writer.save_committed()?;
             writer.commit()?;
             writer.settle()?;
             writer.raise_tip()
@@ -191,6 +201,15 @@ impl Writer {
             std::mem::forget(self.db.clone());
         }
         self.failure.is_none()
+    }
+
+    /// To be called before waiting for a job.
+    fn lie_down(&mut self) {
+        let mut state = self.shared.state();
+        if self.lazy.is_none() && self.failure.is_none() && state.committed != self.committed {
+            self.lazy = Some(Instant::now() + LAZY);
+        }
+        state.sleeps = self.lazy.is_none();
     }
 
     /// When to act without being asked to.
@@ -342,12 +361,16 @@ impl Writer {
         Ok(())
     }
 
-    fn save_committed(&mut self, committed: Option<Position>) -> Result<(), WriteError> {
+    fn save_committed(&mut self) -> Result<(), WriteError> {
+        let committed = self.shared.state().committed;
+        if committed == self.committed {
+            return Ok(());
+        }
         match committed {
             Some(committed) => self.put(Meta::Committed, committed.encode())?,
             None => self.write((Meta::Committed.key(), None))?,
         }
-        self.lazy.get_or_insert_with(|| Instant::now() + LAZY);
+        self.committed = committed;
         Ok(())
     }
 
@@ -389,7 +412,6 @@ impl Writer {
     /// Makes durable what is in the batch, and tells those whose changes are complete with it.
     fn commit(&mut self) -> Result<(), WriteError> {
         if self.weight > 0 {
-            self.lazy = None;
             let weight = std::mem::take(&mut self.weight);
             let batch = std::mem::take(&mut self.batch);
             if self.unsettled + weight > BATCH {
