@@ -349,19 +349,16 @@ impl RaftStore {
 
     /// Ready when the store can go on no longer.
     pub async fn failed(&self) -> StoreFailed {
-        let mut metrics = self.inner.consensus.raft.metrics();
-        let failed = metrics.wait_for(|metrics| {
-            let fatal = metrics.running_state.as_ref().err();
-            fatal.is_some_and(|fatal| *fatal != Fatal::Stopped)
-        });
-        let fatal = failed
-            .await
-            .ok()
-            .and_then(|metrics| metrics.running_state.clone().err());
+        let raft = &self.inner.consensus.raft;
+        // Those that are silent while all is well; they end with consensus, which has said by then
+        // how it ended.
+        let mut metrics = raft.server_metrics();
+        while metrics.changed().await.is_ok() {}
+        let fatal = raft.metrics().borrow().running_state.clone().err();
         match fatal {
-            Some(fatal) => StoreFailed(fatal.to_string()),
+            Some(fatal) if fatal != Fatal::Stopped => StoreFailed(fatal.to_string()),
             // Shut down in order.
-            None => std::future::pending().await,
+            _ => std::future::pending().await,
         }
     }
 
