@@ -7,6 +7,8 @@
 pub(crate) enum Mutant {
     /// Acknowledges writes of the log that are in memory only.
     AckBeforeFlush,
+    /// Commits what the leader's own disk may not have yet.
+    CommitBeforeFlush,
     /// Acknowledges what the kernel has and the disk may not.
     FlushWithoutSync,
     /// Answers linearizable reads from what this node happens to have.
@@ -24,6 +26,7 @@ pub(crate) enum Mutant {
 pub(crate) fn active(mutant: Mutant) -> bool {
     let name = match mutant {
         Mutant::AckBeforeFlush => "ack-before-flush",
+        Mutant::CommitBeforeFlush => "commit-before-flush",
         Mutant::FlushWithoutSync => "flush-without-sync",
         Mutant::StaleRead => "stale-read",
         Mutant::NoDedup => "no-dedup",

@@ -9,6 +9,7 @@ use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 
 use crate::aside::Silence;
+use crate::log::LogStore;
 use crate::peers::wire::{AppendAnswer, AppendRequest};
 use crate::peers::{CallError, Peers, Target};
 use crate::typ::{MerlinNode, NodeId, Snapshot, TypeConfig, Vote};
@@ -22,6 +23,7 @@ type RpcError = RPCError<NodeId, MerlinNode, RaftError<NodeId>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     pub(crate) peers: Peers,
+    pub(crate) log: LogStore,
     /// While it is kept, nothing is sent that only a leader sends.
     pub(crate) silence: Silence,
     /// How long to leave a node alone that could not be reached.
@@ -32,6 +34,7 @@ pub(crate) struct Network {
 #[derive(Debug)]
 pub(crate) struct Connection {
     peers: Peers,
+    log: LogStore,
     target: Target,
     silence: Silence,
     pause: Duration,
@@ -44,6 +47,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     async fn new_client(&mut self, target: NodeId, node: &MerlinNode) -> Connection {
         Connection {
             peers: self.peers.clone(),
+            log: self.log.clone(),
             target: Target::new(target, node),
             silence: self.silence.clone(),
             pause: self.pause,
@@ -59,6 +63,11 @@ impl RaftNetwork<TypeConfig> for Connection {
     ) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
         if self.silence.is_kept() {
             return Err(Unreachable::new(&SteppedAside).into());
+        }
+        // Nobody applies what this node may yet lose.
+        if let Some(committed) = &rpc.leader_commit {
+            let settled = self.log.settled(committed.index).await;
+            settled.map_err(|error| Unreachable::new(&error))?;
         }
         let last = shorten(&mut rpc);
         let answer = self

@@ -210,6 +210,7 @@ impl RaftStore {
         let peers = Peers::new(me, dial, timers.election_max, dismissal.clone());
         let silence = Silence::default();
         let network = Network {
+            log: disk.log.clone(),
             peers: peers.clone(),
             silence: silence.clone(),
             pause: timers.heartbeat,

@@ -1,11 +1,28 @@
 //! What openraft asks of a log, on top of [`LogEngine`].
+//!
+//! openraft 0.9 waits for its own disk before it sends an entry to anybody. A leader need not: its
+//! copy may become durable while the others write theirs, as long as nothing comes of the entry
+//! before it has. So what a leader appends is taken for written at once, and is waited for where
+//! something comes of it: before this node applies it ([`LogStore::save_committed`]), which is before
+//! anybody is answered, and before another node is told that it is committed (`network.rs`).
+//!
+//! ```text
+//! append ─▶ own disk ───────────────┐
+//!        `─▶ followers ─▶ quorum ─▶ settled ─▶ applied, answered, and told to the followers
+//! ```
+//!
+//! What a crash takes from the leader then was in no quorum that counted it. It cannot come back in
+//! the same term with something else, because a node that starts again never goes on leading.
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
-use std::ops::{Bound, Range, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds, RangeInclusive};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::FutureExt;
+use futures::future::Shared;
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, RaftLogReader, StorageIOError};
 
@@ -14,6 +31,7 @@ use super::error::{OpenError, ReadError, WriteError};
 use super::layout::{Ballot, Position, Record};
 use super::tail::Tail;
 use crate::codec;
+use crate::mutants::{self, Mutant};
 use crate::typ::{Entry, LogId, NodeId, StorageError, TypeConfig, Vote};
 
 /// Bytes of entries kept in memory.
@@ -40,11 +58,16 @@ pub(crate) trait Engine: Debug + Send + Sync {
     fn close(&self);
 }
 
+/// Changes by their indices, in order.
+type Pending = VecDeque<(RangeInclusive<u64>, Shared<Ack>)>;
+
 /// Handle of the log; all clones are the same log.
 #[derive(Clone, Debug)]
 pub(crate) struct LogStore {
     engine: Arc<dyn Engine>,
     tail: Arc<Mutex<Tail<Entry>>>,
+    /// What this node has appended as the leader, and whether the disk has it.
+    pending: Arc<Mutex<Pending>>,
     /// Whose log it is, once that is known.
     node: Option<NodeId>,
 }
@@ -59,6 +82,7 @@ impl LogStore {
         Self {
             engine: Arc::new(engine),
             tail: Arc::new(Mutex::new(Tail::new(TAIL))),
+            pending: Arc::default(),
             node: None,
         }
     }
@@ -85,10 +109,59 @@ impl LogStore {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready when the disk has what this node appended, up to and including this index.
+    pub(crate) async fn settled(&self, upto: u64) -> Result<(), WriteError> {
+        if mutants::active(Mutant::CommitBeforeFlush) {
+            return Ok(());
+        }
+        let found = {
+            let pending = self.pending();
+            let begun = pending
+                .iter()
+                .take_while(|(range, _)| *range.start() <= upto);
+            begun.last().cloned()
+        };
+        let Some((range, flush)) = found else {
+            return Ok(());
+        };
+        flush.await?;
+        let mut pending = self.pending();
+        while pending
+            .front()
+            .is_some_and(|(first, _)| first.start() <= range.start())
+        {
+            pending.pop_front();
+        }
+        Ok(())
+    }
+
+    /// A change that came after all that is pending is durable, and so are they. Every new term
+    /// begins with one, so what is pending is always of one term.
+    fn overtaken(&self) {
+        self.pending().clear();
+    }
+
+    /// Whether an entry is one that this node decided upon, and not one that it was sent.
+    fn is_own(&self, entry: &Entry) -> bool {
+        let vote = self.engine.vote();
+        vote.is_some_and(|vote| {
+            vote.committed
+                && Some(vote.node) == self.node
+                && vote.term == entry.log_id.leader_id.term
+        })
+    }
+
     async fn read(&self, indices: Range<u64>, limit: usize) -> Result<Vec<Entry>, StorageError> {
         if let Some(entries) = self.tail().read(indices.clone(), limit) {
             return Ok(entries);
         }
+        self.settled(u64::MAX)
+            .await
+            .map_err(|e| StorageIOError::read_logs(AnyError::new(&e)))?;
         let engine = Arc::clone(&self.engine);
         let decode = move || -> Result<Vec<Entry>, AnyError> {
             let records = engine.read(indices, limit).map_err(|e| AnyError::new(&e))?;
@@ -198,7 +271,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             committed: vote.committed,
         };
         let saved = self.engine.save_vote(ballot).await;
-        saved.map_err(|e| StorageIOError::write_vote(AnyError::new(&e)).into())
+        saved
+            .inspect(|()| self.overtaken())
+            .map_err(|e| StorageIOError::write_vote(AnyError::new(&e)).into())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
@@ -213,6 +288,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        if let Some(committed) = &committed {
+            let settled = self.settled(committed.index).await;
+            settled.map_err(write_failed)?;
+        }
         let saved = self.engine.save_committed(committed.as_ref().map(position));
         saved.map_err(write_failed)
     }
@@ -237,10 +316,21 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         });
         let records: Vec<Record> = records.collect();
         let sizes: Vec<usize> = records.iter().map(|record| record.bytes.len()).collect();
+        let own = match (entries.first(), entries.last()) {
+            (Some(first), Some(last)) if self.is_own(last) => {
+                Some(first.log_id.index..=last.log_id.index)
+            }
+            _ => None,
+        };
 
-        // openraft 0.9 waits for the callback before it does anything else, so nothing is gained
-        // by returning earlier.
-        let appended = self.engine.append(records).await;
+        let flush = self.engine.append(records);
+        let appended = match own {
+            Some(range) => {
+                self.pending().push_back((range, flush.shared()));
+                Ok(())
+            }
+            None => flush.await.inspect(|()| self.overtaken()),
+        };
         if appended.is_ok() {
             let mut tail = self.tail();
             for (entry, size) in entries.into_iter().zip(sizes) {
@@ -254,7 +344,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
         self.tail().truncate(log_id.index);
         let truncated = self.engine.truncate(log_id.index).await;
-        truncated.map_err(write_failed)
+        truncated
+            .inspect(|()| self.overtaken())
+            .map_err(write_failed)
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
@@ -278,3 +370,6 @@ pub(crate) fn position(id: &LogId) -> Position {
 fn log_id(position: Position) -> LogId {
     codec::log_id(position.term, position.index)
 }
+
+#[cfg(test)]
+mod tests;
