@@ -21,10 +21,16 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 
 use crate::cli::{Cli, Command, RunArgs};
 use crate::config::Config;
 use crate::daemon::Ended;
+
+/// Messages and entries come and go in many small pieces, on whichever thread is free. The allocator
+/// of glibc takes locks and asks the kernel for that.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(cli::modernise(std::env::args_os())) {
