@@ -30,8 +30,9 @@ pub struct Config {
 pub struct Timers {
     /// How often a leader shows itself.
     pub heartbeat: Duration,
-    /// A follower that has not heard from its leader for the longer time, plus a random part of
-    /// the span between the two, looks for another. Must outlast the slowest write to the disk.
+    /// A follower that has not heard from its leader for some time between these two, at random,
+    /// looks for another. Half of the longer one must outlast the slowest write to the disk: for so
+    /// long nobody votes for another leader than the one it has heard.
     pub election_min: Duration,
     pub election_max: Duration,
     /// How long a new node has to keep up before it gets its vote.
@@ -42,7 +43,7 @@ impl Default for Timers {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(250),
-            election_min: Duration::from_millis(1000),
+            election_min: Duration::from_millis(1500),
             election_max: Duration::from_millis(2000),
             promote_after: Duration::from_secs(10),
         }
@@ -52,8 +53,8 @@ impl Default for Timers {
 /// The timers contradict each other.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "timers of {0:?} cannot work: the heartbeat must be at least 10 ms and less than half the \
-     shorter election time, which must be less than the longer one"
+    "timers of {0:?} cannot work: the heartbeat must be at least 10 ms, and the shorter election time \
+     more than the heartbeat above half the longer one, and less than the longer one"
 )]
 pub struct InvalidTimers(Timers);
 
@@ -64,8 +65,8 @@ impl Timers {
     /// What consensus is told, with so many entries between two snapshots.
     pub(crate) fn raft(&self, every: NonZeroU64) -> Result<openraft::Config, InvalidTimers> {
         let sane = self.heartbeat >= Duration::from_millis(10)
-            && self.heartbeat * 2 < self.election_min
-            && self.election_min < self.election_max;
+            && self.lease() + self.heartbeat < self.election_min
+            && self.election_min < self.lease() * 2;
         if !sane {
             return Err(InvalidTimers(*self));
         }
@@ -73,8 +74,10 @@ impl Timers {
         Ok(openraft::Config {
             cluster_name: "merlin".into(),
             heartbeat_interval: millis(self.heartbeat),
-            election_timeout_min: millis(self.election_min),
-            election_timeout_max: millis(self.election_max),
+            // A follower waits for the lease, which is the longer of these, and then for something
+            // between the two.
+            election_timeout_min: millis(self.election_min.saturating_sub(self.lease())),
+            election_timeout_max: millis(self.lease()),
             install_snapshot_timeout: 10_000,
             max_payload_entries: 64,
             // Only decides when a new learner counts as caught up.
@@ -88,10 +91,15 @@ impl Timers {
         })
     }
 
+    /// For how long a follower that heard its leader votes for nobody else.
+    pub(crate) fn lease(&self) -> Duration {
+        self.election_max / 2
+    }
+
     /// For how long a leader that hears nothing from a quorum still takes commands. By then the
-    /// others have found another.
+    /// others look for another.
     pub(crate) fn isolation(&self) -> Duration {
-        self.election_max * 2
+        self.election_max
     }
 }
 
@@ -104,9 +112,26 @@ mod tests {
         let shipped = Timers::default().raft(SNAPSHOT_EVERY).unwrap();
         shipped.validate().unwrap();
         let hasty = Timers {
-            election_min: Timers::default().heartbeat,
+            election_min: Timers::default().lease() + Timers::default().heartbeat,
             ..Timers::default()
         };
         assert!(hasty.raft(SNAPSHOT_EVERY).is_err());
+    }
+
+    #[test]
+    fn a_follower_waits_as_long_as_is_said() {
+        let timers = Timers::default();
+        let told = timers.raft(SNAPSHOT_EVERY).unwrap();
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap();
+        // The lease is the longer one (openraft's `EngineConfig`), and is waited for first.
+        let lease = told.election_timeout_max;
+        let waits = (
+            lease + told.election_timeout_min,
+            lease + told.election_timeout_max,
+        );
+        assert_eq!(
+            waits,
+            (millis(timers.election_min), millis(timers.election_max))
+        );
     }
 }

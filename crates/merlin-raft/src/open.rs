@@ -237,7 +237,7 @@ impl RaftStore {
         let handover = Handover {
             consensus: consensus.clone(),
             peers: peers.clone(),
-            lease: timers.election_max,
+            lease: timers.lease(),
         };
         let troubles = Troubles::default();
         let keeper = Keeper {

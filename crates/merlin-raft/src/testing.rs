@@ -22,8 +22,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) const TIMERS: Timers = Timers {
     heartbeat: Duration::from_millis(50),
-    election_min: Duration::from_millis(150),
-    election_max: Duration::from_millis(300),
+    election_min: Duration::from_millis(450),
+    election_max: Duration::from_millis(600),
     promote_after: Duration::from_millis(100),
 };
 

@@ -175,8 +175,8 @@ pub(crate) struct Settings {
         conflicts_with = "join_token_file"
     )]
     pub(crate) join_token: Option<String>,
-    /// How patient nodes are with their leader: they replace it after three to four times as long
-    /// without a word [default: 450ms]
+    /// How patient nodes are with their leader: they replace it after one and a half to two times as
+    /// long without a word [default: 450ms]
     #[arg(long, env = "MERLIN_ELECTION_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "deserialize_duration")]
     pub(crate) election_timeout: Option<Duration>,

@@ -269,8 +269,9 @@ pub(crate) fn raft_config(config: &Config) -> merlin_raft::Config {
         peer_addr: config.peer_addr,
         advertise: config.advertise_addr.to_string(),
         timers: merlin_raft::Timers {
-            heartbeat: config.election_timeout / 4,
-            election_min: config.election_timeout,
+            // Consensus looks at its clock every one and a half times as long.
+            heartbeat: config.election_timeout / 6,
+            election_min: config.election_timeout * 3 / 2,
             election_max: config.election_timeout * 2,
             promote_after: config.promote_after,
         },

@@ -45,8 +45,8 @@ const SNAPSHOT_EVERY: NonZeroU64 = NonZeroU64::new(40).unwrap();
 
 const TIMERS: Timers = Timers {
     heartbeat: Duration::from_millis(50),
-    election_min: Duration::from_millis(150),
-    election_max: Duration::from_millis(300),
+    election_min: Duration::from_millis(450),
+    election_max: Duration::from_millis(600),
     promote_after: Duration::from_millis(100),
 };
 
@@ -248,7 +248,7 @@ async fn ordeal(
     for machine in machines {
         let copy = machine.copy(files.join(format!("{}-0", machine.id)))?;
         // More the seed's choice than that of consensus, which throws dice of its own.
-        let election = TIMERS.election_min + Duration::from_millis(dice.random_range(0..100));
+        let election = Duration::from_millis(350 + 2 * dice.random_range(0..100));
         let timers = Timers {
             election_min: election,
             election_max: election + Duration::from_millis(50),

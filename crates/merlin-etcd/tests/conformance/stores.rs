@@ -71,7 +71,7 @@ pub(crate) async fn raft() -> Fixture {
         snapshot_every: None,
         timers: merlin_raft::Timers {
             heartbeat: Duration::from_millis(50),
-            election_min: Duration::from_millis(200),
+            election_min: Duration::from_millis(300),
             election_max: Duration::from_millis(400),
             promote_after: Duration::from_millis(100),
         },

@@ -20,8 +20,8 @@ fn config(dir: &Path) -> Config {
         peer_addr: ([127, 0, 0, 1], 0).into(),
         timers: Timers {
             heartbeat: Duration::from_millis(20),
-            election_min: Duration::from_millis(60),
-            election_max: Duration::from_millis(120),
+            election_min: Duration::from_millis(180),
+            election_max: Duration::from_millis(240),
             ..Timers::default()
         },
         level: Level::LATEST,
