@@ -26,7 +26,7 @@ use merlin_model::{Reply, Timestamp};
 use merlin_proto::log;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::consensus::{Consensus, Leadership};
 use crate::peers::Peers;
@@ -42,6 +42,12 @@ pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// Entries under way at once. While one waits for the followers the next can go to the disk, but
 /// only a full one does: a small one costs three nodes as much, and fills up by waiting.
 const IN_FLIGHT: usize = 2;
+
+/// From so many commands in one entry on, the next one is waited for to be as large.
+const CROWD: usize = 8;
+
+/// How long that is waited for.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// Commands that wait to be batched. When it is full, callers wait, which their deadline ends.
 const QUEUE: usize = 1024;
@@ -161,6 +167,8 @@ impl Batcher {
     async fn run(self, mut queue: mpsc::Receiver<Waiting>) {
         let mut flights = FuturesUnordered::new();
         let mut held = None;
+        // Commands in the flight before.
+        let mut together = 0;
         loop {
             let full = held.is_some() || queue.len() >= BATCH_COMMANDS;
             let starts = flights.is_empty() || full && flights.len() < IN_FLIGHT;
@@ -168,7 +176,11 @@ impl Batcher {
                 // Cancel safe: what is received is put into a flight at once.
                 first = next(&mut queue, &mut held), if starts => {
                     let Some(first) = first else { break };
-                    let batch = drain(first, &mut queue, &mut held);
+                    let mut batch = drain(first, &mut queue, &mut held);
+                    if together >= CROWD && flights.is_empty() && held.is_none() {
+                        gather(&mut batch, together, &mut queue, &mut held).await;
+                    }
+                    together = batch.len();
                     flights.push(self.decide(batch));
                 }
                 Some(()) = flights.next() => {}
@@ -247,6 +259,30 @@ fn drain(
         batch.push(waiting);
     }
     batch
+}
+
+/// Waits a moment for as many as were answered together: they will ask again together, and each
+/// entry costs every node as much as dozens of commands.
+async fn gather(
+    batch: &mut Vec<Waiting>,
+    expected: usize,
+    queue: &mut mpsc::Receiver<Waiting>,
+    held: &mut Option<Waiting>,
+) {
+    let mut size: usize = batch.iter().map(|waiting| waiting.size).sum();
+    let more = async {
+        while batch.len() < expected
+            && let Some(waiting) = queue.recv().await
+        {
+            size += waiting.size;
+            if size > BATCH_BYTES {
+                *held = Some(waiting);
+                break;
+            }
+            batch.push(waiting);
+        }
+    };
+    let _ = timeout(MOMENT, more).await;
 }
 
 /// The time is the leader's, for all commands: what depends on it must not depend on the clocks
@@ -349,6 +385,25 @@ mod tests {
         let batched = batches(vec![1; BATCH_COMMANDS + 2]).await;
         let counts: Vec<_> = batched.iter().map(Vec::len).collect();
         assert_eq!(counts, [BATCH_COMMANDS, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_is_waited_for_but_only_for_a_moment() {
+        let (queue, mut waits) = mpsc::channel(QUEUE);
+        let (mut batch, mut held) = (vec![waiting(1)], None);
+        let begun = Instant::now();
+        for _ in 0..3 {
+            queue.send(waiting(1)).await.unwrap();
+        }
+        gather(&mut batch, 3, &mut waits, &mut held).await;
+        assert_eq!((batch.len(), begun.elapsed()), (3, Duration::ZERO));
+        gather(&mut batch, 9, &mut waits, &mut held).await;
+        assert_eq!(batch.len(), 4);
+        assert!(begun.elapsed() >= MOMENT && begun.elapsed() < 3 * MOMENT);
+
+        queue.send(waiting(BATCH_BYTES)).await.unwrap();
+        gather(&mut batch, 9, &mut waits, &mut held).await;
+        assert_eq!((batch.len(), held.unwrap().size), (4, BATCH_BYTES));
     }
 
     #[test]
