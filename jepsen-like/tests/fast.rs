@@ -47,6 +47,7 @@ fn what_is_wrong_with_the_store_is_found() {
         "linearizable reads",
         "a revision belongs",
         "a watch tells everything once",
+        "everything converges",
     ];
     let mutants: [(&str, &[&str]); 6] = [
         ("ack-before-flush", lost),
