@@ -173,15 +173,15 @@ impl Batcher {
             let full = held.is_some() || queue.len() >= BATCH_COMMANDS;
             let starts = flights.is_empty() || full && flights.len() < IN_FLIGHT;
             tokio::select! {
-                // Cancel safe: what is received is put into a flight at once.
+                // Cancel safe: once something is received, this arm alone runs, and puts it into a flight.
                 first = next(&mut queue, &mut held), if starts => {
                     let Some(first) = first else { break };
                     let mut batch = drain(first, &mut queue, &mut held);
                     if together >= CROWD && flights.is_empty() && held.is_none() {
                         gather(&mut batch, together, &mut queue, &mut held).await;
                     }
-                    together = batch.len();
-                    flights.push(self.decide(batch));
+                    together = batch.commands.len();
+                    flights.push(self.decide(batch.commands));
                 }
                 Some(()) = flights.next() => {}
             }
@@ -233,6 +233,34 @@ impl Batcher {
     }
 }
 
+/// What goes into one entry.
+#[derive(Debug)]
+struct Batch {
+    commands: Vec<Waiting>,
+    size: usize,
+}
+
+impl Batch {
+    fn of(first: Waiting) -> Self {
+        Self {
+            size: first.size,
+            commands: vec![first],
+        }
+    }
+
+    /// Takes a command, or holds it back if the entry would be too large: nothing fits any more then.
+    fn add(&mut self, waiting: Waiting, held: &mut Option<Waiting>) -> bool {
+        let size = self.size + waiting.size;
+        if size > BATCH_BYTES {
+            *held = Some(waiting);
+            return false;
+        }
+        self.size = size;
+        self.commands.push(waiting);
+        true
+    }
+}
+
 async fn next(queue: &mut mpsc::Receiver<Waiting>, held: &mut Option<Waiting>) -> Option<Waiting> {
     match held.take() {
         Some(waiting) => Some(waiting),
@@ -241,46 +269,28 @@ async fn next(queue: &mut mpsc::Receiver<Waiting>, held: &mut Option<Waiting>) -
 }
 
 /// Takes what waits, up to what one entry may hold. What does not fit any more is held back.
-fn drain(
-    first: Waiting,
-    queue: &mut mpsc::Receiver<Waiting>,
-    held: &mut Option<Waiting>,
-) -> Vec<Waiting> {
-    let mut size = first.size;
-    let mut batch = vec![first];
-    while batch.len() < BATCH_COMMANDS
+fn drain(first: Waiting, queue: &mut mpsc::Receiver<Waiting>, held: &mut Option<Waiting>) -> Batch {
+    let mut batch = Batch::of(first);
+    while batch.commands.len() < BATCH_COMMANDS
         && let Ok(waiting) = queue.try_recv()
-    {
-        size += waiting.size;
-        if size > BATCH_BYTES {
-            *held = Some(waiting);
-            break;
-        }
-        batch.push(waiting);
-    }
+        && batch.add(waiting, held)
+    {}
     batch
 }
 
 /// Waits a moment for as many as were answered together: they will ask again together, and each
 /// entry costs every node as much as dozens of commands.
 async fn gather(
-    batch: &mut Vec<Waiting>,
+    batch: &mut Batch,
     expected: usize,
     queue: &mut mpsc::Receiver<Waiting>,
     held: &mut Option<Waiting>,
 ) {
-    let mut size: usize = batch.iter().map(|waiting| waiting.size).sum();
     let more = async {
-        while batch.len() < expected
+        while batch.commands.len() < expected
             && let Some(waiting) = queue.recv().await
-        {
-            size += waiting.size;
-            if size > BATCH_BYTES {
-                *held = Some(waiting);
-                break;
-            }
-            batch.push(waiting);
-        }
+            && batch.add(waiting, held)
+        {}
     };
     let _ = timeout(MOMENT, more).await;
 }
@@ -367,7 +377,7 @@ mod tests {
         let (mut held, mut batches) = (None, Vec::new());
         while let Some(first) = next(&mut waits, &mut held).await {
             let batch = drain(first, &mut waits, &mut held);
-            batches.push(batch.iter().map(|waiting| waiting.size).collect());
+            batches.push(batch.commands.iter().map(|waiting| waiting.size).collect());
         }
         batches
     }
@@ -390,20 +400,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_crowd_is_waited_for_but_only_for_a_moment() {
         let (queue, mut waits) = mpsc::channel(QUEUE);
-        let (mut batch, mut held) = (vec![waiting(1)], None);
+        let (mut batch, mut held) = (Batch::of(waiting(1)), None);
         let begun = Instant::now();
         for _ in 0..3 {
             queue.send(waiting(1)).await.unwrap();
         }
         gather(&mut batch, 3, &mut waits, &mut held).await;
-        assert_eq!((batch.len(), begun.elapsed()), (3, Duration::ZERO));
+        assert_eq!((batch.commands.len(), begun.elapsed()), (3, Duration::ZERO));
         gather(&mut batch, 9, &mut waits, &mut held).await;
-        assert_eq!(batch.len(), 4);
+        assert_eq!(batch.commands.len(), 4);
         assert!(begun.elapsed() >= MOMENT && begun.elapsed() < 3 * MOMENT);
 
         queue.send(waiting(BATCH_BYTES)).await.unwrap();
         gather(&mut batch, 9, &mut waits, &mut held).await;
-        assert_eq!((batch.len(), held.unwrap().size), (4, BATCH_BYTES));
+        assert_eq!((batch.commands.len(), held.unwrap().size), (4, BATCH_BYTES));
     }
 
     #[test]

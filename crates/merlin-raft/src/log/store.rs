@@ -17,7 +17,7 @@
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
-use std::ops::{Bound, Range, RangeBounds, RangeInclusive};
+use std::ops::{Bound, Range, RangeBounds};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -58,8 +58,8 @@ pub(crate) trait Engine: Debug + Send + Sync {
     fn close(&self);
 }
 
-/// Changes by their indices, in order.
-type Pending = VecDeque<(RangeInclusive<u64>, Shared<Ack>)>;
+/// Changes by their first index, in order.
+type Pending = VecDeque<(u64, Shared<Ack>)>;
 
 /// Handle of the log; all clones are the same log.
 #[derive(Clone, Debug)]
@@ -120,22 +120,14 @@ impl LogStore {
         }
         let found = {
             let pending = self.pending();
-            let begun = pending
-                .iter()
-                .take_while(|(range, _)| *range.start() <= upto);
+            let begun = pending.iter().take_while(|(first, _)| *first <= upto);
             begun.last().cloned()
         };
-        let Some((range, flush)) = found else {
+        let Some((last, flush)) = found else {
             return Ok(());
         };
         flush.await?;
-        let mut pending = self.pending();
-        while pending
-            .front()
-            .is_some_and(|(first, _)| first.start() <= range.start())
-        {
-            pending.pop_front();
-        }
+        self.pending().retain(|(first, _)| *first > last);
         Ok(())
     }
 
@@ -316,17 +308,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         });
         let records: Vec<Record> = records.collect();
         let sizes: Vec<usize> = records.iter().map(|record| record.bytes.len()).collect();
-        let own = match (entries.first(), entries.last()) {
-            (Some(first), Some(last)) if self.is_own(last) => {
-                Some(first.log_id.index..=last.log_id.index)
-            }
-            _ => None,
-        };
+        let own = entries.first().filter(|first| self.is_own(first));
+        let own = own.map(|first| first.log_id.index);
 
         let flush = self.engine.append(records);
         let appended = match own {
-            Some(range) => {
-                self.pending().push_back((range, flush.shared()));
+            Some(first) => {
+                self.pending().push_back((first, flush.shared()));
                 Ok(())
             }
             None => flush.await.inspect(|()| self.overtaken()),
