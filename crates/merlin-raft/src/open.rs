@@ -144,7 +144,7 @@ impl RaftStore {
             .authority_step
             .store(followed, Ordering::Relaxed);
         let introduced = async {
-            store.found(node, this, config.timers).await?;
+            store.found(node, this).await?;
             store.introduce(node, identity_dir, &dial)
         };
         match introduced.await {
@@ -315,12 +315,7 @@ impl RaftStore {
     }
 
     /// Makes the first node of a new cluster that cluster.
-    pub(crate) async fn found(
-        &self,
-        node: NodeFile,
-        this: MerlinNode,
-        timers: Timers,
-    ) -> Result<(), OpenError> {
+    pub(crate) async fn found(&self, node: NodeFile, this: MerlinNode) -> Result<(), OpenError> {
         let founder = node.node == FIRST_NODE && node.incarnation == FIRST_INCARNATION;
         if !founder || self.inner.views.cluster.borrow().founding.is_some() {
             return Ok(());
@@ -332,7 +327,8 @@ impl RaftStore {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
             Err(error) => return Err(failed(&error)),
         }
-        let wait = raft.wait(Some(timers.isolation()));
+        // It votes for itself; how long that takes is up to the disk, and not to be given up.
+        let wait = raft.wait(None);
         let leading = wait.current_leader(FIRST_NODE, "a cluster of one has a leader");
         leading.await.map_err(|error| failed(&error))?;
         let ca = Ca::create(node.cluster, now()).map_err(IdentityError::from)?;

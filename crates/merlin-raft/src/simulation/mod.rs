@@ -197,7 +197,7 @@ pub(crate) async fn start(
     };
     let store = RaftStore::assemble(disk, &this, timers, network.dial(node.node)).await?;
     store.serve(network.listen(node.node));
-    store.found(node, this, timers).await?;
+    store.found(node, this).await?;
     Ok(store)
 }
 
@@ -261,4 +261,34 @@ fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TIMERS;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_is_founded_however_slow_the_disk_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("1");
+        DataDir::open(&home)
+            .unwrap()
+            .set_node(&NodeFile {
+                cluster: CLUSTER,
+                node: 1,
+                incarnation: 1,
+            })
+            .unwrap();
+        let machine = Machine {
+            id: 1,
+            dir: home,
+            log: Contents::default(),
+        };
+        let every = NonZeroU64::new(100).unwrap();
+        let slow = TIMERS.election_max * 10;
+        let network = Network::default();
+        let node = machine.start(TIMERS, every, slow, &network).await.unwrap();
+        assert!(is_whole(&node.store, 1));
+    }
 }
