@@ -96,20 +96,25 @@ impl Consensus {
                 reason: reason.into(),
             },
             None if is_outside(metrics) => Leadership::None {
-                reason: self.waiting(),
+                reason: self.waiting_words(),
             },
             None => leadership(metrics, self.isolation, self.unheard()),
         }
     }
 
-    fn waiting(&self) -> String {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    fn waiting_words(&self) -> String {
         let mut words = "this node waits for the cluster to take it in".to_owned();
-        if let Some(reason) = &*waiting {
+        if let Some(reason) = self.waiting() {
             words += ": ";
-            words += reason;
+            words += &reason;
         }
         words
+    }
+
+    /// Why the members do not call this node, or not where it is.
+    pub(crate) fn waiting(&self) -> Option<String> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.clone()
     }
 
     pub(crate) fn wait_because(&self, reason: Option<String>) {

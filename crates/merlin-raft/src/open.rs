@@ -255,17 +255,7 @@ impl RaftStore {
         tasks.spawn(stop.clone().run_until_cancelled_owned(aside));
         let announce = announce::run(consensus.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(announce));
-        let introducers = disk.dir.introducers().into_iter();
-        let knocker = Knocker {
-            consensus: consensus.clone(),
-            peers: peers.clone(),
-            introducers: introducers
-                .map(|Introducer { id, addr }| Target { id, addr })
-                .collect(),
-            this: this.clone(),
-            pause: timers.election_max,
-        };
-        tasks.spawn(stop.clone().run_until_cancelled_owned(knocker.run()));
+        let introducers = disk.dir.introducers();
         let dir = Arc::new(disk.dir);
         let standing = standing::run(
             consensus.clone(),
@@ -274,7 +264,7 @@ impl RaftStore {
             Arc::clone(&dir),
         );
         tasks.spawn(stop.clone().run_until_cancelled_owned(standing));
-        Ok(Self {
+        let store = Self {
             inner: Arc::new(Inner {
                 me,
                 dismissal,
@@ -293,7 +283,20 @@ impl RaftStore {
                 stop,
                 dir,
             }),
-        })
+        };
+        let introducers = introducers.into_iter();
+        let knocker = Knocker {
+            members: store.members(),
+            introducers: introducers
+                .map(|Introducer { id, addr }| Target { id, addr })
+                .collect(),
+            this: this.clone(),
+            pause: timers.election_max,
+        };
+        let stop = store.inner.stop.clone();
+        let knocking = stop.run_until_cancelled_owned(knocker.run());
+        store.inner.tasks.spawn(knocking);
+        Ok(store)
     }
 
     /// Answers other nodes on the connections that come in, until the store is shut down.

@@ -32,6 +32,8 @@ pub struct Status {
     pub unavailable: Option<String>,
     /// Whether a change of the members is under way.
     pub changing: bool,
+    /// Why the members do not take the address that this node was started with.
+    pub not_moved: Option<String>,
     /// Whether this node is a member still.
     pub standing: Standing,
     /// How long ago this node heard from its leader. A leader does not.
@@ -119,6 +121,10 @@ impl Status {
             addr: node.addr.clone(),
             trouble: troubles.of(id),
         });
+        let (unavailable, not_moved) = match consensus.leadership_in(&metrics) {
+            Leadership::None { reason } => (Some(reason), None),
+            Leadership::Leading | Leadership::Following(_) => (None, consensus.waiting()),
+        };
         Self {
             cluster: me.cluster,
             incarnation: me.incarnation,
@@ -133,10 +139,8 @@ impl Status {
             applied: metrics.last_applied.map(|at| at.index),
             snapshot: metrics.snapshot.map(|at| at.index),
             quorum_contact: metrics.millis_since_quorum_ack.map(Duration::from_millis),
-            unavailable: match consensus.leadership_in(&metrics) {
-                Leadership::None { reason } => Some(reason),
-                Leadership::Leading | Leadership::Following(_) => None,
-            },
+            unavailable,
+            not_moved,
             changing: metrics
                 .membership_config
                 .membership()

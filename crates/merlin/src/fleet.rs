@@ -129,6 +129,7 @@ fn report(node: &Node) -> MemberReport {
         leads,
         followers: followers.filter(|_| leads).collect(),
         waiting: waiting.filter(|_| leads).collect(),
+        not_moved: status.not_moved.unwrap_or_default(),
     }
 }
 

@@ -8,13 +8,13 @@
 //! A decision is in the log before anything is done about it, so a leader that dies in between is
 //! succeeded by one that goes on. The leader itself loses its vote only after it has handed over.
 
+mod address;
 mod rules;
 mod wire;
 
 use futures::future::join_all;
 use merlin_model::Actor;
 use merlin_model::store::ProposeError;
-use merlin_proto::peer;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -220,28 +220,6 @@ impl Members {
                 Err(ChangeError::Unavailable(error.to_string()))
             }
             Err(error @ CallError::NoAnswer { .. }) => Err(ChangeError::Unknown(error.to_string())),
-        }
-    }
-
-    /// A node that was let in says where it is. Corrects what it said when it joined, as long as no
-    /// member relies on it.
-    pub(crate) async fn moved(&self, node: NodeId, knock: peer::KnockRequest) {
-        let differs = {
-            let cluster = self.cluster.borrow();
-            let known = cluster.enrollment.nodes.get(&node);
-            known.is_some_and(|known| known.addr != knock.addr || known.name != knock.name)
-        };
-        if !differs || self.roll().role(node).is_some() {
-            return;
-        }
-        let peer::KnockRequest { name, addr } = knock;
-        tracing::info!(node, %name, %addr, "a node that is to be a member has moved");
-        let moved = EnrollmentCommand::Move { node, name, addr };
-        let deadline = Instant::now() + self.consensus.isolation();
-        let by = Actor::Node(node);
-        if let Err(error) = self.registry.decide(moved, by, deadline).await {
-            // It knocks again.
-            tracing::debug!(node, %error, "the move was not decided");
         }
     }
 

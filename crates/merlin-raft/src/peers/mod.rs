@@ -18,7 +18,7 @@ pub(crate) mod wire;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -105,9 +105,17 @@ struct Inner {
     /// How long a peer may be silent before the connection counts as broken.
     silence: Duration,
     channels: Mutex<HashMap<(NodeId, Lane), (String, Channel)>>,
+    detours: Mutex<HashMap<NodeId, Detour>>,
     contacts: Contacts,
     /// Told when a member refuses this node as one that was removed.
     dismissal: Dismissal,
+}
+
+/// Where a node is that is not where the members know it to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Detour {
+    known: String,
+    found: String,
 }
 
 /// Which of the channels to a node.
@@ -115,6 +123,8 @@ struct Inner {
 enum Lane {
     Consensus,
     Bulk,
+    /// To an address that may be wrong: it says nothing about the node, and disturbs no other call.
+    Trial,
 }
 
 /// A call to be made, for [`Peers::call`].
@@ -137,6 +147,7 @@ impl Peers {
                 dial,
                 silence,
                 channels: Mutex::default(),
+                detours: Mutex::default(),
                 contacts: Contacts::default(),
                 dismissal,
             }),
@@ -153,14 +164,84 @@ impl Peers {
         target: &Target,
         timeout: Duration,
     ) -> Result<Greeting, CallError> {
-        let method: Method = |client, request| Box::pin(client.hello(request));
-        let greeting = self.call(Lane::Consensus, target, method, &(), timeout);
-        let greeting: peer::Greeting = greeting.await?;
+        let nothing = peer::HelloRequest::default();
+        let greeting = self.greet(Lane::Consensus, target, &nothing, timeout);
+        let greeting = greeting.await?;
         Ok(Greeting {
             level: Level::of_message(greeting.level),
             version: greeting.version,
             authority_step: greeting.authority_step,
         })
+    }
+
+    /// Whether the node would be there, if this were its address.
+    pub(crate) async fn try_out(
+        &self,
+        target: &Target,
+        timeout: Duration,
+    ) -> Result<(), CallError> {
+        let nothing = peer::HelloRequest::default();
+        let greeting = self.greet(Lane::Trial, target, &nothing, timeout);
+        greeting.await.map(drop)
+    }
+
+    /// Whether this node would be reached at this address by the other, which tries it. Versions that do
+    /// not try say nothing.
+    pub(crate) async fn call_back(
+        &self,
+        target: &Target,
+        addr: &str,
+        timeout: Duration,
+    ) -> Result<Option<peer::CalledBack>, CallError> {
+        let asked = peer::HelloRequest {
+            call_back_at: addr.to_owned(),
+        };
+        let greeting = self.greet(Lane::Bulk, target, &asked, timeout).await?;
+        Ok(greeting.called_back)
+    }
+
+    /// From now on a node is called where it was found. Until the members know it: they may be unable to
+    /// agree on that without it.
+    pub(crate) fn find(&self, node: NodeId, known: &str, found: &str) {
+        let mut detours = self.detours();
+        if known == found {
+            detours.remove(&node);
+            return;
+        }
+        let detour = Detour {
+            known: known.to_owned(),
+            found: found.to_owned(),
+        };
+        detours.insert(node, detour);
+    }
+
+    fn detours(&self) -> MutexGuard<'_, HashMap<NodeId, Detour>> {
+        let detours = self.inner.detours.lock();
+        detours.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where to call a node.
+    fn way(&self, target: &Target) -> Target {
+        let detours = self.detours();
+        let detour = detours.get(&target.id);
+        match detour.filter(|detour| detour.known == target.addr) {
+            Some(detour) => Target {
+                id: target.id,
+                addr: detour.found.clone(),
+            },
+            None => target.clone(),
+        }
+    }
+
+    async fn greet(
+        &self,
+        lane: Lane,
+        target: &Target,
+        asked: &peer::HelloRequest,
+        timeout: Duration,
+    ) -> Result<peer::Greeting, CallError> {
+        let method: Method = |client, request| Box::pin(client.hello(request));
+        self.call(lane, target, method, asked, timeout).await
     }
 
     pub(crate) fn this_node(&self) -> NodeId {
@@ -301,27 +382,35 @@ impl Peers {
         });
         request.set_timeout(timeout);
         let answer = method(&mut client, request).await;
+        if lane == Lane::Trial {
+            return self.sort(target, answer);
+        }
         self.answered(target, answer)
     }
 
     fn client(&self, lane: Lane, target: &Target) -> Result<PeerClient<Channel>, CallError> {
-        let mut channels = self
-            .inner
-            .channels
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let channel = match channels.get(&(target.id, lane)) {
-            Some((addr, channel)) if *addr == target.addr => channel.clone(),
-            _ => {
-                let channel = self.dial(target)?;
-                let entry = (target.addr.clone(), channel.clone());
-                channels.insert((target.id, lane), entry);
-                channel
-            }
+        let channel = match lane {
+            // Nobody needs it again.
+            Lane::Trial => self.dial(target)?,
+            Lane::Consensus | Lane::Bulk => self.channel(lane, &self.way(target))?,
         };
         Ok(PeerClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE))
+    }
+
+    fn channel(&self, lane: Lane, target: &Target) -> Result<Channel, CallError> {
+        let channels = self.inner.channels.lock();
+        let mut channels = channels.unwrap_or_else(PoisonError::into_inner);
+        match channels.get(&(target.id, lane)) {
+            Some((addr, channel)) if *addr == target.addr => Ok(channel.clone()),
+            _ => {
+                let channel = self.dial(target)?;
+                let entry = (target.addr.clone(), channel.clone());
+                channels.insert((target.id, lane), entry);
+                Ok(channel)
+            }
+        }
     }
 
     fn dial(&self, target: &Target) -> Result<Channel, CallError> {
@@ -342,8 +431,23 @@ impl Peers {
         })
     }
 
-    /// Sorts the outcome of a call by what can be concluded from it.
+    /// Takes down what the outcome of a call says about the node.
     fn answered<A: Wire>(
+        &self,
+        target: &Target,
+        answer: Result<Response<peer::Envelope>, Status>,
+    ) -> Result<A, CallError> {
+        let answer = self.sort(target, answer);
+        let contacts = &self.inner.contacts;
+        match &answer {
+            Ok(_) => contacts.answered(target.id),
+            Err(error) => contacts.failed(target.id, error.reason()),
+        }
+        answer
+    }
+
+    /// Sorts the outcome of a call by what can be concluded from it.
+    fn sort<A: Wire>(
         &self,
         target: &Target,
         answer: Result<Response<peer::Envelope>, Status>,
@@ -356,7 +460,7 @@ impl Peers {
             target: target.clone(),
             reason,
         };
-        let answer = match answer {
+        match answer {
             Ok(response) => {
                 let payload = response.into_inner().payload;
                 A::decode(payload).map_err(|error| no_answer(error.to_string()))
@@ -369,13 +473,7 @@ impl Peers {
             }
             Err(status) if unconnected(&status) => Err(not_sent(&status)),
             Err(status) => Err(no_answer(explain(&status))),
-        };
-        let contacts = &self.inner.contacts;
-        match &answer {
-            Ok(_) => contacts.answered(target.id),
-            Err(error) => contacts.failed(target.id, error.reason()),
         }
-        answer
     }
 }
 

@@ -32,7 +32,7 @@ use crate::proposer::{Decision, Origin, Proposer, unavailable};
 use crate::reads::ReadIndex;
 use crate::snapshot;
 use crate::standing::is_removed;
-use crate::typ::{NodeId, SnapshotData};
+use crate::typ::{MerlinNode, NodeId, SnapshotData};
 
 /// A snapshot beyond this is a mistake, not a catalog.
 const MAX_SNAPSHOT: u64 = 1 << 30;
@@ -95,12 +95,19 @@ impl PeerService {
 
     /// What keeps a node waiting that is to become a member.
     async fn let_in(&self, from: NodeId, knock: peer::KnockRequest) -> peer::KnockAnswer {
+        let peer::KnockRequest { name, addr } = knock;
+        let at = MerlinNode { name, addr };
+        let found = self.members.find(from, &at).await;
         match self.consensus.leadership() {
             Leadership::Leading => {
-                self.members.moved(from, knock).await;
+                let moved = match found {
+                    Ok(()) => self.members.moved(from, at).await,
+                    Err(trouble) => Err(trouble),
+                };
+                let trouble = moved.err().or_else(|| self.troubles.of(from));
                 peer::KnockAnswer {
                     leader: None,
-                    trouble: self.troubles.of(from).unwrap_or_default(),
+                    trouble: trouble.unwrap_or_default(),
                 }
             }
             Leadership::Following(leader) => peer::KnockAnswer {
@@ -181,11 +188,16 @@ fn stopped(error: &dyn std::error::Error) -> Status {
 #[tonic::async_trait]
 impl peer::peer_server::Peer for PeerService {
     async fn hello(&self, request: Request<peer::Envelope>) -> Reply {
-        let (from, ()) = self.open(request)?;
+        let (from, asked) = self.open::<peer::HelloRequest>(request)?;
+        let called_back = match asked.call_back_at.as_str() {
+            "" => None,
+            addr => Some(self.members.call_back(from, addr).await),
+        };
         let greeting = peer::Greeting {
             level: self.consensus.levels.own.number(),
             version: VERSION.to_owned(),
             authority_step: self.authority_step.load(Ordering::Relaxed),
+            called_back,
         };
         self.reply(from, &greeting)
     }

@@ -38,6 +38,7 @@ macro_rules! plain {
 }
 
 plain!(
+    peer::HelloRequest,
     peer::Greeting,
     peer::ProposeRequest,
     peer::Decisions,

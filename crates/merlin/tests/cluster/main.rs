@@ -5,6 +5,7 @@
 
 mod joining;
 mod leaving;
+mod moving;
 #[path = "../disaster/node.rs"]
 #[allow(dead_code, reason = "every test uses some of it")]
 mod node;

@@ -58,14 +58,11 @@ impl Hosts {
     }
 
     pub(crate) fn host(&self, name: &str) -> Node {
-        /// With the process id it makes addresses that no other test has.
-        static NEXT: AtomicU8 = AtomicU8::new(64);
-        let [.., high, low] = std::process::id().to_be_bytes();
         let dir = self.root.path().join(name);
         std::fs::create_dir(&dir).unwrap();
         Node {
             name: name.to_owned(),
-            ip: Ipv4Addr::new(127, NEXT.fetch_add(1, Ordering::Relaxed), high, low),
+            ip: new_address(),
             dir,
             daemon: None,
             place: None,
@@ -101,7 +98,20 @@ impl Hosts {
     }
 }
 
+/// An address of this host that no other test has.
+fn new_address() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(64);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, NEXT.fetch_add(1, Ordering::Relaxed), high, low)
+}
+
 impl Node {
+    /// Gives a host, on which nothing runs, another address.
+    pub(crate) fn moves(&mut self) {
+        assert!(self.daemon.is_none(), "{} runs", self.name);
+        self.ip = new_address();
+    }
+
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.join("data")
     }

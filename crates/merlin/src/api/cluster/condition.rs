@@ -26,6 +26,8 @@ pub(super) struct Facts {
     /// How far its clock is from this node's, as far as that can be told.
     pub(super) skew: Duration,
     pub(super) disk_free: Option<u32>,
+    /// Why the members do not take its new address.
+    pub(super) not_moved: String,
 }
 
 /// Completes a description with what there is to say about it.
@@ -68,6 +70,12 @@ pub(super) fn judge(
         if let Some(free) = facts.disk_free.filter(|free| *free < DISK_FREE) {
             warnings.push(format!(
                 "the disk of {name} is nearly full ({free} % free): a node that cannot write stops"
+            ));
+        }
+        if !facts.not_moved.is_empty() {
+            warnings.push(format!(
+                "{name} was started with another address, which is not taken: {}",
+                facts.not_moved
             ));
         }
     }
@@ -174,6 +182,7 @@ mod tests {
                 id: member.id,
                 skew: Duration::from_millis(900),
                 disk_free: Some(5),
+                not_moved: String::new(),
             });
             let cluster = judged(members.clone(), &facts.collect::<Vec<_>>());
             assert_eq!((cluster.warnings, cluster.notes), (vec![], vec![]));
@@ -199,6 +208,7 @@ mod tests {
             id: 1,
             skew: Duration::from_millis(3_600_100),
             disk_free: Some(4),
+            not_moved: "node 3 at 192.0.2.9:4284 does not answer".into(),
         }];
         let members = vec![member(1, "leader"), old, away, stuck, joining];
         let warnings = judged(members, &facts).warnings;
@@ -210,6 +220,7 @@ mod tests {
             "node 5 (lb5) was let in and is no member yet: node 5 at 192.0.2.5:4284 cannot",
             "clock of node 1 (lb1) is 3600.1 s off",
             "disk of node 1 (lb1) is nearly full (4 % free)",
+            "node 1 (lb1) was started with another address, which is not taken: node 3 at",
         ];
         assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
         for (warning, expected) in warnings.iter().zip(expected) {

@@ -59,6 +59,7 @@ pub(super) async fn cluster(node: &Node, raft: &RaftStore) -> DescribeResponse {
                     id: *id,
                     skew: skew(report, *at, *took),
                     disk_free: report.disk_free,
+                    not_moved: report.not_moved.clone(),
                 });
                 first_hand(member, report);
             }
