@@ -43,7 +43,7 @@ pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// only a full one does: a small one costs three nodes as much, and fills up by waiting.
 const IN_FLIGHT: usize = 2;
 
-/// From so many commands in one entry on, the next one is waited for to be as large.
+/// From so many commands in one entry on, those who asked for them are waited for to ask again.
 const CROWD: usize = 8;
 
 /// How long that is waited for.
@@ -167,8 +167,8 @@ impl Batcher {
     async fn run(self, mut queue: mpsc::Receiver<Waiting>) {
         let mut flights = FuturesUnordered::new();
         let mut held = None;
-        // Commands in the flight before.
-        let mut together = 0;
+        // Commands that will be there in a moment, with those that are.
+        let mut crowd = 0;
         loop {
             let full = held.is_some() || queue.len() >= BATCH_COMMANDS;
             let starts = flights.is_empty() || full && flights.len() < IN_FLIGHT;
@@ -177,19 +177,27 @@ impl Batcher {
                 first = next(&mut queue, &mut held), if starts => {
                     let Some(first) = first else { break };
                     let mut batch = drain(first, &mut queue, &mut held);
-                    if together >= CROWD && flights.is_empty() && held.is_none() {
-                        gather(&mut batch, together, &mut queue, &mut held).await;
+                    if flights.is_empty() && held.is_none() {
+                        gather(&mut batch, crowd, &mut queue, &mut held).await;
                     }
-                    together = batch.commands.len();
                     flights.push(self.decide(batch.commands));
                 }
-                Some(()) = flights.next() => {}
+                Some(answered) = flights.next() => {
+                    crowd = if answered < CROWD { 0 } else { answered + queue.len() };
+                }
             }
         }
         // The callers are gone or have been told; what is under way ends in the log or does not.
     }
 
-    async fn decide(&self, batch: Vec<Waiting>) {
+    /// Has commands decided, and says how many there were.
+    async fn decide(&self, batch: Vec<Waiting>) -> usize {
+        let commands = batch.len();
+        self.decide_all(batch).await;
+        commands
+    }
+
+    async fn decide_all(&self, batch: Vec<Waiting>) {
         // Whoever runs out of patience meanwhile gives up what was never begun.
         let passage = self.consensus.pass().await;
         let mut batch: Vec<_> = batch
@@ -278,16 +286,17 @@ fn drain(first: Waiting, queue: &mut mpsc::Receiver<Waiting>, held: &mut Option<
     batch
 }
 
-/// Waits a moment for as many as were answered together: they will ask again together, and each
-/// entry costs every node as much as dozens of commands.
+/// Waits a moment until the crowd is there: those who were answered together will ask again together,
+/// and each entry costs every node as much as dozens of commands. Those who asked meanwhile would
+/// otherwise go without them, and never meet them again.
 async fn gather(
     batch: &mut Batch,
-    expected: usize,
+    crowd: usize,
     queue: &mut mpsc::Receiver<Waiting>,
     held: &mut Option<Waiting>,
 ) {
     let more = async {
-        while batch.commands.len() < expected
+        while batch.commands.len() < crowd.min(BATCH_COMMANDS)
             && let Some(waiting) = queue.recv().await
             && batch.add(waiting, held)
         {}
