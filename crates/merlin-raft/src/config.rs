@@ -15,6 +15,8 @@ pub struct Config {
     pub node_name: String,
     /// Where the other nodes reach this one, `IP:PORT`.
     pub advertise: String,
+    /// Nobody said so, it is an address that this host has. Does not replace one that it still has.
+    pub advertise_guessed: bool,
     /// Where to listen for the other nodes.
     pub peer_addr: SocketAddr,
     pub timers: Timers,

@@ -5,6 +5,7 @@
 //! they know, or those that let them in. Whoever asks says where it is.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use merlin_proto::peer;
@@ -24,8 +25,38 @@ pub(crate) struct Knocker {
     pub(crate) members: Members,
     /// Who was a member when this node was let in.
     pub(crate) introducers: Vec<Target>,
-    pub(crate) this: MerlinNode,
+    pub(crate) here: Here,
     pub(crate) pause: Duration,
+}
+
+/// This node as it was started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Here {
+    pub(crate) node: MerlinNode,
+    /// Nobody gave the address: it is one of this host's.
+    pub(crate) guessed: bool,
+}
+
+impl Here {
+    /// What the members should know of this node, who know this. A host with several addresses may guess
+    /// another one at every start, and one without a network none that is of use.
+    fn over(&self, known: &MerlinNode, has: impl Fn(IpAddr) -> bool) -> MerlinNode {
+        let mut node = self.node.clone();
+        let addr = |node: &MerlinNode| node.addr.parse::<SocketAddr>().ok();
+        if self.guessed
+            && let (Some(here), Some(there)) = (addr(&node), addr(known))
+            && here.port() == there.port()
+            && has(there.ip())
+        {
+            node.addr.clone_from(&known.addr);
+        }
+        node
+    }
+}
+
+/// Whether this host has an address now.
+fn has(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).is_ok()
 }
 
 impl Knocker {
@@ -36,13 +67,9 @@ impl Knocker {
             let consensus = &self.members.consensus;
             let (what, trouble) = match consensus.leadership() {
                 Leadership::None { .. } => ("no leader calls this node", self.ask_around().await),
-                Leadership::Leading if self.has_moved() => {
-                    (NOT_MOVED, self.move_itself().await.err())
-                }
-                Leadership::Following(_) if self.has_moved() => {
-                    (NOT_MOVED, self.ask_around().await)
-                }
-                Leadership::Leading | Leadership::Following(_) => ("", None),
+                Leadership::Leading | Leadership::Following(_) if !self.has_moved() => ("", None),
+                Leadership::Leading => (NOT_MOVED, self.move_itself().await.err()),
+                Leadership::Following(_) => (NOT_MOVED, self.ask_around().await),
             };
             let reason = trouble.as_deref().unwrap_or_default();
             let gist = gist(what, reason);
@@ -56,18 +83,28 @@ impl Knocker {
     }
 
     async fn move_itself(&self) -> Result<(), String> {
-        let found = self.members.find_this(&self.this).await;
+        let this = self.this();
+        let found = self.members.find_this(&this).await;
         found.map_err(|trouble| self.hint(trouble))?;
         let me = self.members.consensus.me();
-        self.members.moved(me, self.this.clone()).await
+        self.members.moved(me, this).await
     }
 
     /// Whether members look for this node elsewhere.
     fn has_moved(&self) -> bool {
-        let metrics = self.members.consensus.raft.metrics();
-        let metrics = metrics.borrow();
-        let known = metrics.membership_config.membership().get_node(&metrics.id);
-        known.is_some_and(|known| *known != self.this)
+        self.known_as().is_some_and(|known| known != self.this())
+    }
+
+    /// This node as the members should know it.
+    fn this(&self) -> MerlinNode {
+        match self.known_as() {
+            Some(known) => self.here.over(&known, has),
+            None => self.here.node.clone(),
+        }
+    }
+
+    fn known_as(&self) -> Option<MerlinNode> {
+        self.members.member(self.members.consensus.me())
     }
 
     /// Why this node is not called: the leader's words, or why nobody has any.
@@ -100,7 +137,7 @@ impl Knocker {
 
     /// Adds to what is wrong what is wrong most often.
     fn hint(&self, trouble: String) -> String {
-        if trouble.contains(&self.this.addr) {
+        if trouble.contains(&self.here.node.addr) {
             trouble
                 + "; is that address right (--advertise-addr), and no NAT or firewall in between?"
         } else {
@@ -109,7 +146,7 @@ impl Knocker {
     }
 
     async fn knock(&self, target: &Target) -> Result<peer::KnockAnswer, String> {
-        let MerlinNode { name, addr } = self.this.clone();
+        let MerlinNode { name, addr } = self.this();
         let request = peer::KnockRequest { name, addr };
         let knocked = self.members.peers.knock(target, &request, self.pause);
         match timeout(self.pause, knocked).await {
@@ -138,4 +175,43 @@ impl Knocker {
 fn gist(what: &str, reason: &str) -> String {
     let words = what.chars().chain(reason.chars());
     words.filter(|char| !char.is_ascii_digit()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(addr: &str) -> MerlinNode {
+        MerlinNode {
+            name: "n1".into(),
+            addr: addr.into(),
+        }
+    }
+
+    #[test]
+    fn a_guess_does_not_replace_an_address_that_is_still_good() {
+        let known = node("192.0.2.1:4284");
+        let over = |addr: &str, guessed, has: bool| {
+            let node = node(addr);
+            Here { node, guessed }.over(&known, |_| has).addr
+        };
+        for (addr, guessed, has, expected) in [
+            ("192.0.2.9:4284", false, true, "192.0.2.9:4284"),
+            ("192.0.2.9:4284", true, true, "192.0.2.1:4284"),
+            ("192.0.2.9:4284", true, false, "192.0.2.9:4284"),
+            // Nobody listens there any more.
+            ("192.0.2.1:4999", true, true, "192.0.2.1:4999"),
+        ] {
+            assert_eq!(over(addr, guessed, has), expected);
+        }
+        assert!(has([127, 0, 0, 1].into()));
+        assert!(!has([192, 0, 2, 1].into()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_again_when_more_than_its_numbers_changes() {
+        let said = |seconds| gist("no leader", &format!("node 1 is unheard for {seconds} s"));
+        assert_eq!(said(9), said(10));
+        assert_ne!(said(9), gist("no leader", "node 1 does not answer"));
+    }
 }

@@ -37,7 +37,7 @@ use crate::identity::{
     PeerName, PeerTls, TlsError,
 };
 use crate::keeper::{Keeper, Troubles};
-use crate::knock::Knocker;
+use crate::knock::{Here, Knocker};
 use crate::level::{Level, Levels};
 use crate::log::LogStore;
 use crate::network::Network;
@@ -134,11 +134,15 @@ impl RaftStore {
             check_name(node.name(), identity.name())?;
             dial.set(PeerTls::with(identity, beside)?);
         }
-        let this = MerlinNode {
-            name: config.node_name,
-            addr: config.advertise,
+        let here = Here {
+            node: MerlinNode {
+                name: config.node_name,
+                addr: config.advertise,
+            },
+            guessed: config.advertise_guessed,
         };
-        let store = Self::assemble(disk, &this, config.timers, Arc::clone(&dial) as _).await?;
+        let this = here.node.clone();
+        let store = Self::assemble(disk, here, config.timers, Arc::clone(&dial) as _).await?;
         store
             .inner
             .authority_step
@@ -188,7 +192,7 @@ impl RaftStore {
     /// Puts the parts together and starts them, except for listening.
     pub(crate) async fn assemble(
         disk: Disk,
-        this: &MerlinNode,
+        here: Here,
         timers: Timers,
         dial: Arc<dyn Dial>,
     ) -> Result<Self, OpenError> {
@@ -290,7 +294,7 @@ impl RaftStore {
             introducers: introducers
                 .map(|Introducer { id, addr }| Target { id, addr })
                 .collect(),
-            this: this.clone(),
+            here,
             pause: timers.election_max,
         };
         let stop = store.inner.stop.clone();

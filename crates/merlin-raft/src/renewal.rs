@@ -191,6 +191,7 @@ mod tests {
             data_dir: data_dir.to_owned(),
             node_name: "n1".into(),
             advertise: "127.0.0.1:4284".into(),
+            advertise_guessed: false,
             peer_addr: ([127, 0, 0, 1], 0).into(),
             timers: TIMERS,
             level: crate::Level::LATEST,

@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) peer_addr: SocketAddr,
     /// How other nodes reach this one.
     pub(crate) advertise_addr: SocketAddr,
+    /// Nobody said so.
+    pub(crate) advertise_guessed: bool,
     pub(crate) health_addr: SocketAddr,
     pub(crate) dataplane: DataplaneKind,
     pub(crate) reconcile: bool,
@@ -124,9 +126,10 @@ impl Config {
             "--election-timeout: must be 100ms to 60s"
         );
         let peer_addr = addr(given.peer_addr, None, any, Self::PEER_PORT);
+        let advertise_guessed = given.advertise_addr.is_none() && peer_addr.ip().is_unspecified();
         let advertise_addr = match given.advertise_addr {
             Some(addr) => addr,
-            None if peer_addr.ip().is_unspecified() => {
+            None if advertise_guessed => {
                 SocketAddr::new(own_address(peer_addr.ip()), peer_addr.port())
             }
             None => peer_addr,
@@ -144,6 +147,7 @@ impl Config {
             etcd,
             peer_addr,
             advertise_addr,
+            advertise_guessed,
             health_addr: addr(given.health_addr, given.health_port, any, Self::HEALTH_PORT),
             dataplane: given.dataplane.unwrap_or(DataplaneKind::Ipvs),
             reconcile: given.reconcile.unwrap_or(true),

@@ -268,6 +268,7 @@ pub(crate) fn raft_config(config: &Config) -> merlin_raft::Config {
         node_name: config.node_name.clone(),
         peer_addr: config.peer_addr,
         advertise: config.advertise_addr.to_string(),
+        advertise_guessed: config.advertise_guessed,
         timers: merlin_raft::Timers {
             // Consensus looks at its clock every one and a half times as long.
             heartbeat: config.election_timeout / 6,

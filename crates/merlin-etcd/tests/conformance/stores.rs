@@ -66,6 +66,7 @@ pub(crate) async fn raft() -> Fixture {
         data_dir: dir.path().join("data"),
         node_name: "node".to_owned(),
         advertise: listen.to_string(),
+        advertise_guessed: false,
         peer_addr: listen,
         level: merlin_raft::Level::LATEST,
         snapshot_every: None,

@@ -46,6 +46,7 @@ impl Node {
             data_dir: self.dir.path().join("data"),
             node_name: "node".into(),
             advertise: self.addr.to_string(),
+            advertise_guessed: false,
             peer_addr: self.addr,
             timers: TIMERS,
             level: Level::LATEST,

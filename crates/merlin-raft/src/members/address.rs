@@ -122,7 +122,7 @@ impl Members {
         }
     }
 
-    fn member(&self, node: NodeId) -> Option<MerlinNode> {
+    pub(crate) fn member(&self, node: NodeId) -> Option<MerlinNode> {
         let metrics = self.consensus.raft.metrics();
         let metrics = metrics.borrow();
         metrics

@@ -24,6 +24,7 @@ use crate::identity::{
     ClusterId, EnrollmentAnswer, EnrollmentCommand, KeyFingerprint, Redemption, Role, SecretHash,
     TokenId, TokenRecord,
 };
+use crate::knock::Here;
 use crate::log::LogStore;
 use crate::open::{Disk, OpenError};
 use crate::store::RaftStore;
@@ -195,7 +196,11 @@ pub(crate) async fn start(
         name: format!("n{}", node.node),
         addr: address(node.node),
     };
-    let store = RaftStore::assemble(disk, &this, timers, network.dial(node.node)).await?;
+    let here = Here {
+        node: this.clone(),
+        guessed: false,
+    };
+    let store = RaftStore::assemble(disk, here, timers, network.dial(node.node)).await?;
     store.serve(network.listen(node.node));
     store.found(node, this).await?;
     Ok(store)

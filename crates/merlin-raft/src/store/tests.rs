@@ -5,6 +5,7 @@ use merlin_model::{Rejection, Revision};
 
 use super::*;
 use crate::config::{Config, Timers};
+use crate::knock::Here;
 use crate::level::Level;
 use crate::open::Disk;
 use crate::state::tests::create;
@@ -17,6 +18,7 @@ fn config(dir: &Path) -> Config {
         data_dir: dir.to_owned(),
         node_name: "n1".into(),
         advertise: "127.0.0.1:0".into(),
+        advertise_guessed: false,
         peer_addr: ([127, 0, 0, 1], 0).into(),
         timers: Timers {
             heartbeat: Duration::from_millis(20),
@@ -92,7 +94,11 @@ async fn a_founding_that_a_crash_interrupted_is_finished_by_the_next_start() {
     let dial = crate::testing::Network::default().dial(1);
     let timers = config(initialized.path()).timers;
     let this = MerlinNode::default();
-    let assembled = RaftStore::assemble(disk, &this, timers, dial).await;
+    let here = Here {
+        node: this.clone(),
+        guessed: false,
+    };
+    let assembled = RaftStore::assemble(disk, here, timers, dial).await;
     let store = assembled.unwrap();
     let nodes = std::collections::BTreeMap::from([(1, this)]);
     let raft = &store.inner.consensus.raft;
