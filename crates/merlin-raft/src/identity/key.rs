@@ -97,7 +97,7 @@ impl SigningRequest {
 }
 
 /// Bytes nobody can guess.
-pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rustls::crypto::ring::default_provider()
         .secure_random

@@ -60,6 +60,7 @@ pub use codec::DecodeEnrollmentError;
 pub use digest::{CaFingerprint, KeyFingerprint, SecretHash};
 pub use enroll::{AnswerError, Applicant, Attempt, AttemptError, EnrollError, Enrolled, enroll};
 pub use enrollment::{Enrollment, Member, Registrar, RegistrarError, Welcome};
+pub(crate) use key::random_bytes;
 pub use key::{KeyError, NodeKey, SigningRequest};
 pub use name::{CertificateNameError, ClusterId, InvalidClusterId, PeerName};
 pub use node::{IdentityError, NodeIdentity};

@@ -2,7 +2,9 @@
 //!
 //! A node that is started with another name or address than is known of it tells the members. An
 //! address that is wrong would cut a member off, so it counts once a member has reached it there; the
-//! leader cannot call itself, and has others do it.
+//! leader cannot call itself, and has others do it. Nor does a node count that answers where it was as
+//! well: a copy of its data directory, as of a cloned virtual machine, would vote and acknowledge in
+//! its place.
 //!
 //! ```text
 //! knocks ─▶ called there, and it is that node ─▶ every call goes there ─▶ in the log: all know it
@@ -12,6 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::join;
 use futures::stream::FuturesUnordered;
 use merlin_model::Actor;
 use merlin_proto::peer;
@@ -24,16 +27,21 @@ use crate::peers::Target;
 use crate::typ::{MerlinNode, NodeId};
 
 impl Members {
-    /// Looks for a member where it says that it is. Fails if it is not there.
+    /// Looks for a member where it says that it is. Fails if it is not there, or in both places.
     pub(crate) async fn find(&self, node: NodeId, at: &MerlinNode) -> Result<(), String> {
         let Some(known) = self.member(node) else {
             // Who is no member yet is called before it becomes one.
             return Ok(());
         };
         if known.addr != at.addr {
-            let target = Target::new(node, at);
-            let tried = self.try_out(&target, self.consensus.isolation() / 2).await;
-            tried.map_err(|reason| stays(&known, &reason))?;
+            let patience = self.consensus.isolation() / 2;
+            let [new, old] = [at, &known].map(|place| Target::new(node, place));
+            let (there, before) =
+                join(self.try_out(&new, patience), self.try_out(&old, patience)).await;
+            let there = there.map_err(|reason| stays(&known, &reason))?;
+            if before.is_ok_and(|before| before != there) {
+                return Err(stays(&known, &copied(node, &at.addr)));
+            }
         }
         self.peers.find(node, &known.addr, &at.addr);
         Ok(())
@@ -57,7 +65,8 @@ impl Members {
         let mut trouble = Ok(());
         while let Some(answer) = asked.next().await {
             match answer {
-                Ok(()) => return Ok(()),
+                Ok(process) if process == self.peers.process() => return Ok(()),
+                Ok(_) => return Err(stays(&known, &copied(self.consensus.me(), &at.addr))),
                 Err(reason) => trouble = Err(stays(&known, &reason)),
             }
         }
@@ -93,13 +102,19 @@ impl Members {
             id: node,
             addr: addr.to_owned(),
         };
-        let tried = self.try_out(&target, self.consensus.isolation() / 4).await;
-        peer::CalledBack {
-            trouble: tried.err().unwrap_or_default(),
+        match self.try_out(&target, self.consensus.isolation() / 4).await {
+            Ok(process) => peer::CalledBack {
+                trouble: String::new(),
+                process,
+            },
+            Err(trouble) => peer::CalledBack {
+                trouble,
+                process: 0,
+            },
         }
     }
 
-    async fn try_out(&self, target: &Target, patience: Duration) -> Result<(), String> {
+    async fn try_out(&self, target: &Target, patience: Duration) -> Result<u64, String> {
         match timeout(patience, self.peers.try_out(target, patience)).await {
             Ok(tried) => tried.map_err(|error| error.to_string()),
             Err(_) => Err(format!("{target} does not answer")),
@@ -111,11 +126,11 @@ impl Members {
         other: &Target,
         addr: &str,
         patience: Duration,
-    ) -> Result<(), String> {
+    ) -> Result<u64, String> {
         let called = timeout(patience, self.peers.call_back(other, addr, patience)).await;
         match called {
-            Ok(Ok(Some(peer::CalledBack { trouble }))) if trouble.is_empty() => Ok(()),
-            Ok(Ok(Some(peer::CalledBack { trouble }))) => Err(format!("{other} says: {trouble}")),
+            Ok(Ok(Some(answer))) if answer.trouble.is_empty() => Ok(answer.process),
+            Ok(Ok(Some(answer))) => Err(format!("{other} says: {}", answer.trouble)),
             Ok(Ok(None)) => Err(format!("{other} runs a version that does not try it")),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("{other} does not answer")),
@@ -153,6 +168,13 @@ impl Members {
 
 fn stays(known: &MerlinNode, reason: &str) -> String {
     format!("{} stays its address: {reason}", known.addr)
+}
+
+fn copied(node: NodeId, addr: &str) -> String {
+    format!(
+        "node {node} runs there, and another process at {addr} that takes itself for it: end the \
+         one whose data directory is a copy"
+    )
 }
 
 fn is_loopback(addr: &str) -> bool {

@@ -29,6 +29,7 @@ use openraft::raft::{SnapshotResponse, VoteRequest, VoteResponse};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Request, Response, Status};
 
+use crate::identity::random_bytes;
 use crate::level::{Greeting, Level};
 use crate::peers::contact::Contacts;
 use crate::peers::route::Me;
@@ -101,6 +102,8 @@ pub(crate) struct Peers {
 #[derive(Debug)]
 struct Inner {
     me: Me,
+    /// Drawn at random: what a copy of this node's data directory does not have.
+    process: u64,
     dial: Arc<dyn Dial>,
     /// How long a peer may be silent before the connection counts as broken.
     silence: Duration,
@@ -144,6 +147,7 @@ impl Peers {
         Self {
             inner: Arc::new(Inner {
                 me,
+                process: u64::from_ne_bytes(random_bytes()),
                 dial,
                 silence,
                 channels: Mutex::default(),
@@ -174,15 +178,15 @@ impl Peers {
         })
     }
 
-    /// Whether the node would be there, if this were its address.
+    /// Which process of the node would be there, if this were its address.
     pub(crate) async fn try_out(
         &self,
         target: &Target,
         timeout: Duration,
-    ) -> Result<(), CallError> {
+    ) -> Result<u64, CallError> {
         let nothing = peer::HelloRequest::default();
         let greeting = self.greet(Lane::Trial, target, &nothing, timeout);
-        greeting.await.map(drop)
+        greeting.await.map(|greeting| greeting.process)
     }
 
     /// Whether this node would be reached at this address by the other, which tries it. Versions that do
@@ -242,6 +246,10 @@ impl Peers {
     ) -> Result<peer::Greeting, CallError> {
         let method: Method = |client, request| Box::pin(client.hello(request));
         self.call(lane, target, method, asked, timeout).await
+    }
+
+    pub(crate) fn process(&self) -> u64 {
+        self.inner.process
     }
 
     pub(crate) fn this_node(&self) -> NodeId {

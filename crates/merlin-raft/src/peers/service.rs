@@ -198,6 +198,7 @@ impl peer::peer_server::Peer for PeerService {
             version: VERSION.to_owned(),
             authority_step: self.authority_step.load(Ordering::Relaxed),
             called_back,
+            process: self.members.peers.process(),
         };
         self.reply(from, &greeting)
     }

@@ -127,3 +127,28 @@ async fn an_address_that_does_not_lead_to_a_member_is_not_taken() {
     creates(&n1, "web", 80).await;
     assert_eq!(n3.status()["unavailable"], Value::String(String::new()));
 }
+
+#[tokio::test]
+async fn a_copy_of_a_member_does_not_take_its_place() {
+    let hosts = Hosts::new();
+    let [n1, n2, mut n3] = hosts.cluster(["n1", "n2", "n3"]);
+    let mut copy = hosts.host("copy");
+    n3.stop();
+    copy.copy_of(&n3);
+    n3.start();
+    copy.env = vec![("MERLIN_NODE_NAME".into(), "n3".into())];
+    copy.spawn();
+    eventually("the copy is told", || {
+        copy.log().contains("data directory is a copy")
+    });
+    // Whoever leads by now.
+    for node in [&n1, &n2, &n3] {
+        finds(node, 3, &n3);
+    }
+    creates(&n3, "web", 80).await;
+    eventually("the copy is heard by nobody", || {
+        copy.get("/ready").starts_with("HTTP/1.1 503")
+    });
+    let status = n1.succeeds(&["members"]);
+    assert!(!status.contains(&copy.peer_addr().to_string()), "{status}");
+}

@@ -112,6 +112,13 @@ impl Node {
         self.ip = new_address();
     }
 
+    /// A host with the same data directory.
+    pub(crate) fn copy_of(&self, other: &Self) {
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(other.data()).arg(self.data());
+        assert!(copy.status().unwrap().success());
+    }
+
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.join("data")
     }
