@@ -40,7 +40,7 @@ pub(crate) struct Consensus {
     /// When a leader was heard last; at first, when this node began to listen.
     heard: Arc<Mutex<Instant>>,
     /// Why the cluster has not taken this node in yet, as far as it is known.
-    waiting: Arc<Mutex<Option<String>>>,
+    uncalled: Arc<Mutex<Option<Uncalled>>>,
 }
 
 /// Lets its holder write or read; while there is one, no other node takes over.
@@ -53,6 +53,15 @@ pub(crate) struct Passage {
 #[derive(Debug)]
 pub(crate) struct Closed {
     _closed: OwnedRwLockWriteGuard<()>,
+}
+
+/// Why a node is not called, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Uncalled {
+    /// No leader calls it.
+    Anywhere(String),
+    /// The members look for it elsewhere.
+    Here(String),
 }
 
 impl Consensus {
@@ -69,7 +78,7 @@ impl Consensus {
             dismissal,
             gate: Arc::default(),
             heard: Arc::new(Mutex::new(Instant::now())),
-            waiting: Arc::default(),
+            uncalled: Arc::default(),
         }
     }
 
@@ -104,21 +113,25 @@ impl Consensus {
 
     fn waiting_words(&self) -> String {
         let mut words = "this node waits for the cluster to take it in".to_owned();
-        if let Some(reason) = self.waiting() {
+        let uncalled = self.uncalled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Uncalled::Anywhere(reason)) = &*uncalled {
             words += ": ";
-            words += &reason;
+            words += reason;
         }
         words
     }
 
-    /// Why the members do not call this node, or not where it is.
-    pub(crate) fn waiting(&self) -> Option<String> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.clone()
+    /// Why the members do not take the address that this node was started with.
+    pub(crate) fn not_moved(&self) -> Option<String> {
+        let uncalled = self.uncalled.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*uncalled {
+            Some(Uncalled::Here(reason)) => Some(reason.clone()),
+            Some(Uncalled::Anywhere(_)) | None => None,
+        }
     }
 
-    pub(crate) fn wait_because(&self, reason: Option<String>) {
-        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    pub(crate) fn set_uncalled(&self, uncalled: Option<Uncalled>) {
+        *self.uncalled.lock().unwrap_or_else(PoisonError::into_inner) = uncalled;
     }
 
     /// A leader has called.

@@ -11,15 +11,13 @@ use std::time::Duration;
 use merlin_proto::peer;
 use tokio::time::{sleep, timeout};
 
-use crate::consensus::Leadership;
+use crate::consensus::{Leadership, Uncalled};
 use crate::members::Members;
 use crate::peers::Target;
-use crate::typ::{MerlinNode, NodeId};
+use crate::typ::MerlinNode;
 
 /// Followers that lost their leader may name each other.
 const MAX_ATTEMPTS: usize = 16;
-
-const NOT_MOVED: &str = "the members do not take this node's new address";
 
 pub(crate) struct Knocker {
     pub(crate) members: Members,
@@ -44,6 +42,7 @@ impl Here {
         let mut node = self.node.clone();
         let addr = |node: &MerlinNode| node.addr.parse::<SocketAddr>().ok();
         if self.guessed
+            && node.addr != known.addr
             && let (Some(here), Some(there)) = (addr(&node), addr(known))
             && here.port() == there.port()
             && has(there.ip())
@@ -65,19 +64,27 @@ impl Knocker {
         let mut said = String::new();
         loop {
             let consensus = &self.members.consensus;
-            let (what, trouble) = match consensus.leadership() {
-                Leadership::None { .. } => ("no leader calls this node", self.ask_around().await),
-                Leadership::Leading | Leadership::Following(_) if !self.has_moved() => ("", None),
-                Leadership::Leading => (NOT_MOVED, self.move_itself().await.err()),
-                Leadership::Following(_) => (NOT_MOVED, self.ask_around().await),
+            self.members.peers.settle(&self.members.others());
+            let uncalled = match consensus.leadership() {
+                Leadership::None { .. } => self.ask_around().await.map(Uncalled::Anywhere),
+                Leadership::Leading | Leadership::Following(_) if !self.has_moved() => None,
+                Leadership::Leading => self.move_itself().await.err().map(Uncalled::Here),
+                Leadership::Following(_) => self.ask_around().await.map(Uncalled::Here),
             };
-            let reason = trouble.as_deref().unwrap_or_default();
-            let gist = gist(what, reason);
-            if trouble.is_some() && gist != said {
-                tracing::warn!(reason, "{what}");
+            let gist = uncalled.as_ref().map_or_else(String::new, gist);
+            if gist != said {
+                match &uncalled {
+                    Some(Uncalled::Anywhere(reason)) => {
+                        tracing::warn!(reason, "no leader calls this node");
+                    }
+                    Some(Uncalled::Here(reason)) => {
+                        tracing::warn!(reason, "the members do not take this node's new address");
+                    }
+                    None => {}
+                }
             }
             said = gist;
-            consensus.wait_because(trouble);
+            consensus.set_uncalled(uncalled);
             sleep(self.pause).await;
         }
     }
@@ -156,13 +163,7 @@ impl Knocker {
     }
 
     fn known(&self) -> Vec<Target> {
-        let consensus = &self.members.consensus;
-        let me = consensus.me();
-        let metrics = consensus.raft.metrics();
-        let metrics = metrics.borrow();
-        let members = metrics.membership_config.membership().nodes();
-        let members = members.map(|(&id, node): (&NodeId, _)| Target::new(id, node));
-        let members: Vec<_> = members.filter(|target| target.id != me).collect();
+        let members = self.members.others();
         if members.is_empty() {
             self.introducers.clone()
         } else {
@@ -172,9 +173,10 @@ impl Knocker {
 }
 
 /// What is the same when only some seconds more have passed, or another node says it.
-fn gist(what: &str, reason: &str) -> String {
-    let words = what.chars().chain(reason.chars());
-    words.filter(|char| !char.is_ascii_digit()).collect()
+fn gist(uncalled: &Uncalled) -> String {
+    let mut words = format!("{uncalled:?}");
+    words.retain(|char| !char.is_ascii_digit());
+    words
 }
 
 #[cfg(test)]
@@ -210,8 +212,19 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_again_when_more_than_its_numbers_changes() {
-        let said = |seconds| gist("no leader", &format!("node 1 is unheard for {seconds} s"));
+        let said = |seconds| {
+            gist(&Uncalled::Anywhere(format!(
+                "node 1 is unheard for {seconds} s"
+            )))
+        };
         assert_eq!(said(9), said(10));
-        assert_ne!(said(9), gist("no leader", "node 1 does not answer"));
+        assert_ne!(
+            said(9),
+            gist(&Uncalled::Anywhere("node 1 does not answer".into()))
+        );
+        assert_ne!(
+            said(9),
+            gist(&Uncalled::Here("node 1 is unheard for 9 s".into()))
+        );
     }
 }

@@ -123,7 +123,7 @@ impl Status {
         });
         let (unavailable, not_moved) = match consensus.leadership_in(&metrics) {
             Leadership::None { reason } => (Some(reason), None),
-            Leadership::Leading | Leadership::Following(_) => (None, consensus.waiting()),
+            Leadership::Leading | Leadership::Following(_) => (None, consensus.not_moved()),
         };
         Self {
             cluster: me.cluster,

@@ -147,7 +147,7 @@ impl Members {
             .cloned()
     }
 
-    fn others(&self) -> Vec<Target> {
+    pub(crate) fn others(&self) -> Vec<Target> {
         let metrics = self.consensus.raft.metrics();
         let metrics = metrics.borrow();
         let members = metrics.membership_config.membership().nodes();

@@ -254,10 +254,9 @@ impl Members {
     }
 
     fn target(&self, id: NodeId) -> Result<Target, Refusal> {
-        let metrics = self.consensus.raft.metrics();
-        let metrics = metrics.borrow();
-        let node = metrics.membership_config.membership().get_node(&id);
-        node.map(|node| Target::new(id, node))
+        let member = self.member(id);
+        member
+            .map(|node| Target::new(id, &node))
             .ok_or(Refusal::NotYet(id))
     }
 }

@@ -5,12 +5,14 @@
 //! * [`service`]: the other end.
 //! * [`forward`]: what has to be decided by the leader.
 //! * [`contact`]: who answered when.
+//! * [`detour`]: who is not where the members know it to be.
 //!
 //! Channels connect when they are first needed and again after they broke, so having one says
 //! nothing about the node. There are two to each node: proposals, snapshots and questions, which
 //! can be large, must not hold up the leader's heartbeats.
 
 pub(crate) mod contact;
+mod detour;
 mod forward;
 pub(crate) mod route;
 pub(crate) mod service;
@@ -32,6 +34,7 @@ use tonic::{Code, ConnectError, Request, Response, Status};
 use crate::identity::random_bytes;
 use crate::level::{Greeting, Level};
 use crate::peers::contact::Contacts;
+use crate::peers::detour::Detours;
 use crate::peers::route::Me;
 use crate::peers::wire::{AppendAnswer, AppendRequest, Wire};
 use crate::standing::{Dismissal, Standing};
@@ -108,17 +111,10 @@ struct Inner {
     /// How long a peer may be silent before the connection counts as broken.
     silence: Duration,
     channels: Mutex<HashMap<(NodeId, Lane), (String, Channel)>>,
-    detours: Mutex<HashMap<NodeId, Detour>>,
+    detours: Mutex<Detours>,
     contacts: Contacts,
     /// Told when a member refuses this node as one that was removed.
     dismissal: Dismissal,
-}
-
-/// Where a node is that is not where the members know it to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Detour {
-    known: String,
-    found: String,
 }
 
 /// Which of the channels to a node.
@@ -168,9 +164,7 @@ impl Peers {
         target: &Target,
         timeout: Duration,
     ) -> Result<Greeting, CallError> {
-        let nothing = peer::HelloRequest::default();
-        let greeting = self.greet(Lane::Consensus, target, &nothing, timeout);
-        let greeting = greeting.await?;
+        let greeting = self.greet(Lane::Consensus, target, "", timeout).await?;
         Ok(Greeting {
             level: Level::of_message(greeting.level),
             version: greeting.version,
@@ -184,9 +178,8 @@ impl Peers {
         target: &Target,
         timeout: Duration,
     ) -> Result<u64, CallError> {
-        let nothing = peer::HelloRequest::default();
-        let greeting = self.greet(Lane::Trial, target, &nothing, timeout);
-        greeting.await.map(|greeting| greeting.process)
+        let greeting = self.greet(Lane::Trial, target, "", timeout).await?;
+        Ok(greeting.process)
     }
 
     /// Whether this node would be reached at this address by the other, which tries it. Versions that do
@@ -197,55 +190,38 @@ impl Peers {
         addr: &str,
         timeout: Duration,
     ) -> Result<Option<peer::CalledBack>, CallError> {
-        let asked = peer::HelloRequest {
-            call_back_at: addr.to_owned(),
-        };
-        let greeting = self.greet(Lane::Bulk, target, &asked, timeout).await?;
+        let greeting = self.greet(Lane::Bulk, target, addr, timeout).await?;
         Ok(greeting.called_back)
     }
 
     /// From now on a node is called where it was found. Until the members know it: they may be unable to
     /// agree on that without it.
     pub(crate) fn find(&self, node: NodeId, known: &str, found: &str) {
-        let mut detours = self.detours();
-        if known == found {
-            detours.remove(&node);
-            return;
-        }
-        let detour = Detour {
-            known: known.to_owned(),
-            found: found.to_owned(),
-        };
-        detours.insert(node, detour);
+        self.detours().find(node, known, found);
     }
 
-    fn detours(&self) -> MutexGuard<'_, HashMap<NodeId, Detour>> {
+    /// The members, as they are known now.
+    pub(crate) fn settle(&self, members: &[Target]) {
+        self.detours().settle(members);
+    }
+
+    fn detours(&self) -> MutexGuard<'_, Detours> {
         let detours = self.inner.detours.lock();
         detours.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Where to call a node.
-    fn way(&self, target: &Target) -> Target {
-        let detours = self.detours();
-        let detour = detours.get(&target.id);
-        match detour.filter(|detour| detour.known == target.addr) {
-            Some(detour) => Target {
-                id: target.id,
-                addr: detour.found.clone(),
-            },
-            None => target.clone(),
-        }
     }
 
     async fn greet(
         &self,
         lane: Lane,
         target: &Target,
-        asked: &peer::HelloRequest,
+        call_back_at: &str,
         timeout: Duration,
     ) -> Result<peer::Greeting, CallError> {
         let method: Method = |client, request| Box::pin(client.hello(request));
-        self.call(lane, target, method, asked, timeout).await
+        let asked = peer::HelloRequest {
+            call_back_at: call_back_at.to_owned(),
+        };
+        self.call(lane, target, method, &asked, timeout).await
     }
 
     pub(crate) fn process(&self) -> u64 {
@@ -400,7 +376,10 @@ impl Peers {
         let channel = match lane {
             // Nobody needs it again.
             Lane::Trial => self.dial(target)?,
-            Lane::Consensus | Lane::Bulk => self.channel(lane, &self.way(target))?,
+            Lane::Consensus | Lane::Bulk => {
+                let detour = self.detours().way(target);
+                self.channel(lane, detour.as_ref().unwrap_or(target))?
+            }
         };
         Ok(PeerClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
