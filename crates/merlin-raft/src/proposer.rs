@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use merlin_model::store::ProposeError;
 use merlin_model::{Reply, Timestamp};
 use merlin_proto::log;
@@ -180,7 +180,8 @@ impl Batcher {
                     if flights.is_empty() && held.is_none() {
                         gather(&mut batch, crowd, &mut queue, &mut held).await;
                     }
-                    flights.push(self.decide(batch.commands));
+                    let commands = batch.commands.len();
+                    flights.push(self.decide(batch.commands).map(move |()| commands));
                 }
                 Some(answered) = flights.next() => {
                     crowd = if answered < CROWD { 0 } else { answered + queue.len() };
@@ -190,14 +191,7 @@ impl Batcher {
         // The callers are gone or have been told; what is under way ends in the log or does not.
     }
 
-    /// Has commands decided, and says how many there were.
-    async fn decide(&self, batch: Vec<Waiting>) -> usize {
-        let commands = batch.len();
-        self.decide_all(batch).await;
-        commands
-    }
-
-    async fn decide_all(&self, batch: Vec<Waiting>) {
+    async fn decide(&self, batch: Vec<Waiting>) {
         // Whoever runs out of patience meanwhile gives up what was never begun.
         let passage = self.consensus.pass().await;
         let mut batch: Vec<_> = batch

@@ -73,6 +73,17 @@ pub struct Node {
 }
 
 impl Machine {
+    /// One that has not run yet.
+    fn new(id: NodeId, dir: PathBuf) -> Result<Self, SimulationError> {
+        DataDir::open(&dir)?.set_node(&NodeFile {
+            cluster: CLUSTER,
+            node: id,
+            incarnation: 1,
+        })?;
+        let log = Contents::default();
+        Ok(Self { id, dir, log })
+    }
+
     /// The same once more, in another directory.
     pub fn copy(&self, dir: PathBuf) -> io::Result<Self> {
         copy_files(&self.dir, &dir)?;
@@ -142,18 +153,10 @@ pub async fn found(
     let mut nodes: Vec<Node> = Vec::new();
     for id in 1..=size {
         let home = dir.join(id.to_string());
-        let data = DataDir::open(&home)?;
-        data.set_node(&NodeFile {
-            cluster: CLUSTER,
-            node: id,
-            incarnation: 1,
-        })?;
-        drop(data);
+        let machine = Machine::new(id, home)?;
         if let Some(first) = nodes.first() {
             enroll(&first.store, id, Role::Voter).await?;
         }
-        let log = Contents::default();
-        let machine = Machine { id, dir: home, log };
         let latency = Duration::from_millis(1);
         nodes.push(machine.start(timers, every, latency, &network).await?);
         let joined = async {
@@ -276,20 +279,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_cluster_is_founded_however_slow_the_disk_is() {
         let dir = tempfile::tempdir().unwrap();
-        let home = dir.path().join("1");
-        DataDir::open(&home)
-            .unwrap()
-            .set_node(&NodeFile {
-                cluster: CLUSTER,
-                node: 1,
-                incarnation: 1,
-            })
-            .unwrap();
-        let machine = Machine {
-            id: 1,
-            dir: home,
-            log: Contents::default(),
-        };
+        let machine = Machine::new(1, dir.path().join("1")).unwrap();
         let every = NonZeroU64::new(100).unwrap();
         let slow = TIMERS.election_max * 10;
         let network = Network::default();

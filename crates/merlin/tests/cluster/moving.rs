@@ -1,9 +1,11 @@
 //! Members that come back at another address.
 
+use std::process::Command;
+
 use merlin_proto::v1::AuditRequest;
 use serde_json::Value;
 
-use crate::node::{Hosts, Node};
+use crate::node::{Hosts, Node, new_address};
 use crate::support::{eventually, service};
 
 /// Where a node finds a member.
@@ -23,6 +25,18 @@ fn finds(at: &Node, member: u64, node: &Node) {
     });
 }
 
+/// Starts a node that is down at another address.
+fn starts_elsewhere(node: &mut Node) {
+    node.ip = new_address();
+    node.start();
+}
+
+fn copy_data(from: &Node, to: &Node) {
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(from.data()).arg(to.data());
+    assert!(copy.status().unwrap().success());
+}
+
 async fn creates(node: &Node, id: &str, port: u16) {
     let mut client = node.client().await;
     client.create_service(service(id, port)).await.unwrap();
@@ -31,20 +45,20 @@ async fn creates(node: &Node, id: &str, port: u16) {
 #[tokio::test]
 async fn a_member_is_found_again_at_its_new_address() {
     let hosts = Hosts::new();
-    let [mut n1, mut n2, mut n3] = hosts.cluster(["n1", "n2", "n3"]);
+    let mut nodes = hosts.cluster(["n1", "n2", "n3"]);
     // Who leads is another one while it is away; that and all others learn where it is.
-    for (id, turn) in [(2, 0), (1, 1), (3, 2)] {
-        let moved = [&mut n2, &mut n1, &mut n3].into_iter().nth(turn).unwrap();
-        moved.stop();
-        moved.moves();
-        moved.start();
+    for (id, port) in [(2, 80), (1, 81), (3, 82)] {
+        let index = usize::try_from(id - 1).unwrap();
+        nodes[index].stop();
+        starts_elsewhere(&mut nodes[index]);
+        let moved = &nodes[index];
         moved.awaits_voters(3);
-        let moved = [&n2, &n1, &n3][turn];
-        for node in [&n1, &n2, &n3] {
+        for node in &nodes {
             finds(node, id, moved);
         }
-        creates(moved, &moved.name, 80 + u16::try_from(turn).unwrap()).await;
+        creates(moved, &moved.name, port).await;
     }
+    let [n1, n2, _] = &nodes;
     eventually("all is well", || n1.cluster(&["status"]).status.success());
     let mut client = n1.cluster_client().await;
     let trail = client.audit(AuditRequest::default()).await.unwrap();
@@ -58,8 +72,7 @@ async fn a_member_without_which_nothing_is_decided_is_found_too() {
     let hosts = Hosts::new();
     let [mut n1, mut n2] = hosts.cluster(["n1", "n2"]);
     n2.stop();
-    n2.moves();
-    n2.start();
+    starts_elsewhere(&mut n2);
     n2.awaits_voters(2);
     finds(&n1, 2, &n2);
     creates(&n1, "web", 80).await;
@@ -70,7 +83,7 @@ async fn a_member_without_which_nothing_is_decided_is_found_too() {
     n1.awaits_voters(3);
     for node in [&mut n1, &mut n3] {
         node.stop();
-        node.moves();
+        node.ip = new_address();
     }
     n1.spawn();
     n3.start();
@@ -87,8 +100,7 @@ fn a_cluster_of_one_is_joined_at_its_new_address() {
     let [mut n1, mut n2] = ["n1", "n2"].map(|name| hosts.host(name));
     n1.start();
     n1.stop();
-    n1.moves();
-    n1.start();
+    starts_elsewhere(&mut n1);
     finds(&n1, 1, &n1);
     n2.join(&n1);
     n2.start();
@@ -134,7 +146,7 @@ async fn a_copy_of_a_member_does_not_take_its_place() {
     let [n1, n2, mut n3] = hosts.cluster(["n1", "n2", "n3"]);
     let mut copy = hosts.host("copy");
     n3.stop();
-    copy.copy_of(&n3);
+    copy_data(&n3, &copy);
     n3.start();
     copy.env = vec![("MERLIN_NODE_NAME".into(), "n3".into())];
     copy.spawn();

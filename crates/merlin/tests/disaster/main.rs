@@ -5,7 +5,6 @@
 mod disk;
 #[path = "../daemon/support/mounts.rs"]
 mod mounts;
-#[allow(dead_code, reason = "every test uses some of it")]
 mod node;
 mod procedures;
 mod recovery;

@@ -34,7 +34,7 @@ pub(crate) struct Hosts {
 /// One host: a node's files and addresses, and its daemon when it runs.
 pub(crate) struct Node {
     pub(crate) name: String,
-    ip: Ipv4Addr,
+    pub(crate) ip: Ipv4Addr,
     dir: PathBuf,
     daemon: Option<Child>,
     /// Where the daemon is to run, if it is to see another file system than everybody else.
@@ -99,26 +99,13 @@ impl Hosts {
 }
 
 /// An address of this host that no other test has.
-fn new_address() -> Ipv4Addr {
+pub(crate) fn new_address() -> Ipv4Addr {
     static NEXT: AtomicU8 = AtomicU8::new(64);
     let [.., high, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, NEXT.fetch_add(1, Ordering::Relaxed), high, low)
 }
 
 impl Node {
-    /// Gives a host, on which nothing runs, another address.
-    pub(crate) fn moves(&mut self) {
-        assert!(self.daemon.is_none(), "{} runs", self.name);
-        self.ip = new_address();
-    }
-
-    /// A host with the same data directory.
-    pub(crate) fn copy_of(&self, other: &Self) {
-        let mut copy = Command::new("cp");
-        copy.arg("-a").arg(other.data()).arg(self.data());
-        assert!(copy.status().unwrap().success());
-    }
-
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.join("data")
     }
